@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Checks how train_digits behaves on a command line: its options, its errors, its JSON, and that it is reproducible.
+
+usage: check_interface.py PROGRAM
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import pty
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+FAST = ["--steps", "30"]
+KEYS = {"name", "merged_accuracy", "worst_accuracy", "final_loss", "consensus_distance", "messages_sent", "bytes_sent",
+        "seconds_per_step", "seconds_communicating"}
+PARAMETERS = 64 * 64 + 64 + 64 * 10 + 10  # of the default model, 4 bytes each
+
+
+class TrainDigits(unittest.TestCase):
+    """Everything runs in an empty folder: the program must find its data from anywhere."""
+
+    program = ""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def run_it(self, *options):
+        return subprocess.run([self.program, *options], cwd=self.folder, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+
+    def results(self, *options):
+        done = self.run_it(*options, "--json", "results.json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+
+    def refused(self, *options):
+        """What the program says when it refuses options: briefly, with status 2 and nothing on stdout."""
+        done = self.run_it(*FAST, *options)
+        self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        self.assertEqual(done.stdout, "")
+        self.assertLessEqual(len(done.stderr.splitlines()), 2)
+        return done.stderr
+
+    def test_help_names_the_options(self):
+        done = self.run_it("--help")
+        self.assertEqual(done.returncode, 0)
+        for option in ["engine", "ranks", "topology", "steps", "split", "seed", "json", "data", "help"]:
+            self.assertIn(f"--{option}", done.stdout)
+
+    def test_every_topology_of_the_help_works(self):
+        listed = self.run_it("--help").stdout.split("Topologies:")[1].split("\n")
+        names = [line.split()[0] for line in listed if line.strip()]
+        self.assertGreaterEqual(len(names), 15)
+        names = [name for name in names if "[" not in name]
+        for name in [*names, "base-graph:2", "torus:4x2", "random-matching:7", "cycle:[ring,base-graph:2]"]:
+            done = self.run_it("--ranks", "8", "--steps", "2", "--topology", name)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(name, done.stdout)
+
+    def test_wrong_values_name_the_right_ones(self):
+        self.assertRegex(self.refused("--topology", "rign"), "one-peer-exponential.*ring.*torus")
+        self.assertRegex(self.refused("--split", "label"), "iid.*by-label")
+        self.assertRegex(self.refused("--engine", "tread"), "thread")
+        self.assertRegex(self.refused("--ranks", "0"), "1 to 1000")
+        self.assertRegex(self.refused("--steps", "many"), "--steps")
+        self.assertRegex(self.refused("--nonsense"), "--nonsense")
+
+    def test_a_topology_that_does_not_exist_for_a_size(self):
+        self.assertRegex(self.refused("--topology", "hypercube", "--ranks", "6"), "hypercube.*4 or 8.*not 6")
+        self.assertRegex(self.refused("--topology", "torus:3x3"), "torus.*8")
+
+    def test_a_missing_data_file(self):
+        message = self.refused("--data", "nowhere.csv")
+        self.assertIn("nowhere.csv", message)
+        self.assertIn("--data FILE", message)
+
+    def test_a_damaged_data_file(self):
+        rows = ["0," * 64 + "7"] * 9
+        for damaged in ["0," * 64 + "10", "0," * 63 + "7", "17," + "0," * 63 + "7", "0," * 64 + "7,", ""]:
+            (self.folder / "damaged.csv").write_text("\n".join([*rows, damaged, ""]), encoding="utf-8")
+            self.assertIn("damaged.csv:10: expected 64 grey values", self.refused("--data", "damaged.csv"))
+
+    def test_json(self):
+        written = self.results(*FAST, "--seed", "3", "--topology", "torus")
+        self.assertEqual(written["context"]["seed"], 3)
+        self.assertIn("kith", written["context"]["versions"])
+        options = written["context"]["options"]
+        self.assertEqual((options["ranks"], options["topology"], options["steps"], options["split"], options["engine"]),
+                         (8, "torus", 30, "iid", "thread"))
+        self.assertEqual([result["name"] for result in written["results"]], ["kith", "all_reduce", "isolated"])
+        for result in written["results"]:
+            self.assertLessEqual(KEYS, set(result))
+
+    def test_evaluation_and_merge_are_not_counted(self):
+        gossip, all_reduce, isolated = self.results(*FAST)["results"]
+        self.assertEqual((gossip["messages_sent"], gossip["bytes_sent"]), (30, 30 * 4 * PARAMETERS))
+        self.assertEqual(all_reduce["messages_sent"], 14 * gossip["messages_sent"])
+        self.assertEqual(4 * all_reduce["bytes_sent"], 7 * gossip["bytes_sent"])
+        self.assertEqual((isolated["messages_sent"], isolated["bytes_sent"]), (0, 0))
+
+    def test_one_worker_has_nobody_to_talk_to(self):
+        losses = set()
+        for result in self.results(*FAST, "--ranks", "1")["results"]:
+            losses.add(result["final_loss"])
+            self.assertEqual((result["messages_sent"], result["consensus_distance"]), (0, 0))
+        self.assertEqual(len(losses), 1)
+
+    def test_the_same_seed_gives_the_same_bits(self):
+
+        def trained(seed):
+            results = self.results("--steps", "100", "--ranks", "5", "--split", "by-label", "--seed", seed)["results"]
+            return [{key: value for key, value in result.items() if "seconds" not in key} for result in results]
+
+        self.assertEqual(trained("1"), trained("1"))
+        self.assertNotEqual(trained("1"), trained("2"))
+
+    def test_lines_and_a_bar_for_a_terminal(self):
+        lines = self.run_it(*FAST).stdout
+        self.assertRegex(lines, r"(?m)^kith +step +30/30  loss [0-9.]+  accuracy")
+        self.assertNotIn("\r", lines)
+        self.assertRegex(lines, "(?s)test accuracy.*all_reduce.*isolated")
+        terminal, its_end = pty.openpty()
+        with subprocess.Popen([self.program, *FAST], stdout=its_end, cwd=self.folder) as running:
+            os.close(its_end)
+            seen = b""
+            with contextlib.suppress(OSError):  # the end of a terminal is an error
+                while data := os.read(terminal, 4096):
+                    seen += data
+        os.close(terminal)
+        self.assertEqual(running.returncode, 0)
+        bar = seen.decode()
+        self.assertIn("[####################]   30/30", bar)
+        widest = max(len(re.sub("\x1b\\[K", "", part)) for part in re.split("[\r\n]", bar) if part.startswith("kith"))
+        self.assertLessEqual(widest, 80)
+
+
+if __name__ == "__main__":
+    TrainDigits.program = str(pathlib.Path(sys.argv.pop()).resolve())
+    unittest.main()

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include <fmt/core.h>
+#include <CLI/CLI.hpp>
+
+#include <kith/error.hpp>
+#include <kith/topology/any.hpp>
+#include <kith/types.hpp>
+
+#include "dataset.hpp"
+
+// Where the data file is; the build defines it. The fallback is for a compiler called by hand in the source tree.
+#ifndef KITH_EXAMPLES_DATA
+#define KITH_EXAMPLES_DATA "examples/data/digits.csv"
+#endif
+
+namespace digits {
+
+/// What the ranks are. Another engine is one more value here, one name in parse(), and one line in on_every_rank().
+enum class Engine : std::uint8_t { thread };
+
+struct Options {
+  Engine engine = Engine::thread;
+  kith::Rank ranks = 8;
+  kith::AnyTopology topology;  // one-peer-exponential
+  std::size_t steps = 600;
+  Split split = Split::iid;
+  std::uint64_t seed = 1;
+  std::size_t batch = 32;
+  std::size_t hidden = 64;
+  double learning_rate = 0.1;
+  double momentum = 0.9;
+  std::string data = KITH_EXAMPLES_DATA;
+  std::string json;
+};
+
+inline const char* to_string(Engine) { return "thread"; }
+inline const char* to_string(Split split) { return split == Split::iid ? "iid" : "by-label"; }
+
+/// Every topology that --topology understands, one a line.
+inline std::string topologies_as_lines() {
+  std::string lines = "  " + kith::topology_spellings();
+  for (std::size_t comma = 0; (comma = lines.find(", ", comma)) != std::string::npos;) lines.replace(comma, 2, "\n  ");
+  return lines;
+}
+
+/// Fills `options` from the command line. Returns the status to exit with, or nothing: then the program goes on.
+/// What is wrong has been printed: 2 = a wrong option.
+inline std::optional<int> parse(int argc, char** argv, Options& options) {
+  CLI::App app{
+      "Workers learn handwritten digits, each from its own shard of the data, and average\n"
+      "their models with the peers that a topology names after every step. For comparison\n"
+      "the same training runs twice more: with an exact global mean in every step (what\n"
+      "all-reduce gives), and without any communication.\n"};
+  app.name("train_digits");
+  app.footer("\nTopologies:\n" + topologies_as_lines());
+  app.get_formatter()->column_width(44);
+  app.option_defaults()->take_last();
+
+  std::string engine = to_string(options.engine);
+  std::string topology = kith::topology_name(options.topology);
+  std::string split = to_string(options.split);
+  app.add_option("--engine", engine, "What a rank is")->check(CLI::IsMember({"thread"}))->capture_default_str();
+  app.add_option("--ranks", options.ranks, "Number of workers")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--topology", topology, "Who averages with whom: see below")->type_name("NAME")->capture_default_str();
+  app.add_option("--steps", options.steps, "Optimizer steps")->check(CLI::Range(1, 1000000))->capture_default_str();
+  app.add_option("--split", split, "Shards: all alike, or a few of the digits for each worker")
+      ->check(CLI::IsMember({"iid", "by-label"}))
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "Seed of the initial model, the shards and the mini-batches")
+      ->capture_default_str();
+  app.add_option("--batch", options.batch, "Rows in a worker's mini-batch")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  app.add_option("--hidden", options.hidden, "Neurons of the hidden layer")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  app.add_option("--lr", options.learning_rate, "Learning rate at the start; it falls to a tenth of that")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--momentum", options.momentum, "Momentum")->check(CLI::Range(0.0, 0.999))->capture_default_str();
+  app.add_option("--data", options.data, "The data file, examples/data/digits.csv of Kith's source tree")
+      ->type_name("FILE");
+  app.add_option("--json", options.json, "Write the results to this file as JSON")->type_name("FILE");
+
+  try {
+    app.parse(argc, argv);
+    options.split = split == "iid" ? Split::iid : Split::by_label;
+    options.topology = kith::parse_topology(topology);
+    kith::require_size(options.topology, options.ranks);  // the averager says the same, only later
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const kith::UsageError& error) {
+    fmt::print(stderr, "--topology: {}\n", error.message());
+    return 2;
+  }
+  return std::nullopt;
+}
+
+}  // namespace digits

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <kith/kith.hpp>
+
+#include "options.hpp"
+#include "training.hpp"
+
+namespace digits {
+
+inline std::string percent(double share) { return fmt::format("{:.1f} %", 100 * share); }
+
+/// Shows how a run goes: a bar that moves on a terminal, a line now and then elsewhere.
+class Progress {
+public:
+  Progress(std::string name, std::size_t steps) : name_(std::move(name)), steps_(steps), next_line_((steps + 4) / 5) {}
+
+  void show(const Standing& now) {
+    const std::string numbers = fmt::format("loss {:.4f}  accuracy {:>7}", now.loss, percent(now.accuracy));
+    if (on_terminal_) {
+      constexpr std::size_t width = 20;  // the whole line fits into 80 columns
+      const std::string filled(width * now.step / steps_, '#');
+      fmt::print("\r{:<10} [{:-<{}}] {:>4}/{}  {}\x1b[K", name_, filled, width, now.step, steps_, numbers);
+      if (now.step == steps_) fmt::print("\n");
+    } else if (now.step == steps_ || now.step >= next_line_) {
+      fmt::print("{:<10} step {:>4}/{}  {}\n", name_, now.step, steps_, numbers);
+      next_line_ += (steps_ + 4) / 5;
+    }
+    std::fflush(stdout);
+  }
+
+private:
+  std::string name_;
+  std::size_t steps_;
+  std::size_t next_line_;
+  bool on_terminal_ = isatty(STDOUT_FILENO) == 1;
+};
+
+inline void print_heading(const Options& options, const Dataset& data) {
+  fmt::print("{} workers ({}), {}, {} split, {} steps of {} rows, seed {}\n", options.ranks, to_string(options.engine),
+             kith::topology_name(options.topology), to_string(options.split), options.steps, options.batch,
+             options.seed);
+  fmt::print("{} digits to learn from, {} held out\n\n", data.training.size(), data.held_out.size());
+}
+
+inline void print_table(const std::vector<Result>& results) {
+  fmt::print("\n{:<10}  {:^16}  {:>9}  {:^18}  {:>15}\n", "", "test accuracy", "consensus", "sent by a rank",
+             "communicating");
+  fmt::print("{:<10}  {:>7}  {:>7}  {:>9}  {:>8}  {:>8}  {:>15}\n", "", "merged", "worst", "distance", "messages", "MB",
+             "(of it waiting)");
+  for (const Result& r : results)
+    fmt::print("{:<10}  {:>7}  {:>7}  {:>9.4f}  {:>8}  {:>8.2f}  {:>15}\n", r.name, percent(r.merged_accuracy),
+               percent(r.worst_accuracy), r.consensus_distance, r.messages_sent,
+               static_cast<double>(r.bytes_sent) / 1e6,
+               fmt::format("{:.2f} s ({:.2f} s)", r.seconds_communicating, r.seconds_waiting));
+}
+
+/// What the table says, in words. The results are those of kith, all_reduce and isolated, in this order.
+inline void print_conclusion(const std::vector<Result>& results) {
+  const Result& gossip = results[0];
+  const Result& all_reduce = results[1];
+  const Result& isolated = results[2];
+  const auto share = [](std::uint64_t part, std::uint64_t whole) {
+    return percent(static_cast<double>(part) / static_cast<double>(whole));
+  };
+  fmt::print("\nThe merged model reads {} of the digits that it has never seen, with all-reduce {}.\n",
+             percent(gossip.merged_accuracy), percent(all_reduce.merged_accuracy));
+  if (all_reduce.messages_sent > 0)
+    fmt::print("For that a rank sent {} of the bytes of all-reduce in {} of the messages.\n",
+               share(gossip.bytes_sent, all_reduce.bytes_sent), share(gossip.messages_sent, all_reduce.messages_sent));
+  fmt::print("The worst worker reads {}; the worst of those that do not communicate {}.\n",
+             percent(gossip.worst_accuracy), percent(isolated.worst_accuracy));
+}
+
+inline nlohmann::ordered_json to_json(const Options& options, const Dataset& data, const std::vector<Result>& results) {
+  nlohmann::ordered_json json;
+  nlohmann::ordered_json& context = json["context"];
+  context["options"] = {{"engine", to_string(options.engine)},
+                        {"ranks", options.ranks},
+                        {"topology", kith::topology_name(options.topology)},
+                        {"steps", options.steps},
+                        {"split", to_string(options.split)},
+                        {"batch", options.batch},
+                        {"hidden", options.hidden},
+                        {"learning_rate", options.learning_rate},
+                        {"momentum", options.momentum}};
+  context["seed"] = options.seed;
+#ifdef __clang__
+  const std::string compiler = __VERSION__;
+#else
+  const std::string compiler = std::string{"g++ "} + __VERSION__;
+#endif
+  context["versions"] = {{"kith", fmt::format("{}.{}.{}", KITH_VERSION_MAJOR, KITH_VERSION_MINOR, KITH_VERSION_PATCH)},
+                         {"compiler", compiler},
+                         {"fmt", FMT_VERSION},
+                         {"CLI11", CLI11_VERSION},
+                         {"nlohmann_json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
+                                                       NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)}};
+  context["training_rows"] = data.training.size();
+  context["held_out_rows"] = data.held_out.size();
+  json["results"] = nlohmann::ordered_json::array();
+  for (const Result& r : results)
+    json["results"].push_back({{"name", r.name},
+                               {"merged_accuracy", r.merged_accuracy},
+                               {"worst_accuracy", r.worst_accuracy},
+                               {"mean_accuracy", r.mean_accuracy},
+                               {"final_loss", r.final_loss},
+                               {"consensus_distance", r.consensus_distance},
+                               {"messages_sent", r.messages_sent},
+                               {"bytes_sent", r.bytes_sent},
+                               {"seconds_per_step", r.seconds_per_step},
+                               {"seconds_communicating", r.seconds_communicating},
+                               {"seconds_waiting", r.seconds_waiting}});
+  return json;
+}
+
+inline void write_json(const std::string& path, const nlohmann::ordered_json& json) {
+  std::ofstream file{path};
+  file << json.dump(2) << '\n';
+  if (!file.flush()) throw std::runtime_error(fmt::format("cannot write {}", path));
+}
+
+}  // namespace digits

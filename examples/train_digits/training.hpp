@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <numeric>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <kith/kith.hpp>
+
+#include "dataset.hpp"
+#include "mlp.hpp"
+#include "options.hpp"
+#include "worker.hpp"
+
+namespace digits {
+
+/// The one thing in which the three runs differ: how the averager is set up.
+struct Method {
+  std::string name;
+  kith::AnyTopology topology;
+  kith::AveragerOptions averaging;
+};
+
+inline std::array<Method, 3> methods_to_compare(const kith::AnyTopology& chosen) {
+  return {{
+      {"kith", chosen, {}},
+      {"all_reduce", chosen, {.global_every = 1}},  // every round is an exact global mean: no topology is asked
+      {"isolated", kith::Isolated{}, {}},
+  }};
+}
+
+/// How the training stands: the mean loss of the mini-batches since last told, and the merged model's accuracy on the
+/// held-out rows.
+struct Standing {
+  std::size_t step;
+  double loss;
+  double accuracy;
+};
+
+/// Called on rank 0, at points that do not depend on who watches.
+using Watcher = std::function<void(const Standing&)>;
+
+/// How a run ended. The same on every rank. Accuracies are shares of the held-out rows.
+struct Result {
+  std::string name;
+  double merged_accuracy = 0;        // of the mean of all models
+  double worst_accuracy = 0;         // of the worker whose model does worst
+  double mean_accuracy = 0;          // over the workers, each with its own model
+  double final_loss = 0;             // of the mean of all models, over all training rows
+  double consensus_distance = 0;     // how far apart the workers' models are
+  std::uint64_t messages_sent = 0;   // by the rank that sent most, without evaluation and final merge
+  std::uint64_t bytes_sent = 0;      // likewise
+  double seconds_per_step = 0;       // gradient, optimizer and average(); mean over ranks
+  double seconds_communicating = 0;  // inside average(), waiting for slower workers included; mean over ranks
+  double seconds_waiting = 0;        // the part of it spent waiting
+};
+
+/// Brings together a small value of every rank, in rank order: what is added up from it is the same on every rank and
+/// in every run, to the last bit.
+template <kith::Communicator C>
+class Everyone {
+public:
+  explicit Everyone(C& communicator) : communicator_(communicator) {
+    call_.what = "statistics of train_digits";
+    call_.channel = communicator.open_channel();
+  }
+
+  template <class T>
+  std::vector<T> values(const T& mine) {
+    std::vector<T> all(static_cast<std::size_t>(communicator_.size()));
+    ++call_.sequence;
+    communicator_.all_gather(call_, std::as_bytes(std::span{&mine, 1}), std::as_writable_bytes(std::span{all}));
+    return all;
+  }
+
+  /// The sum of the ranks' `mine`.
+  double sum(double mine) {
+    const std::vector<double> all = values(mine);
+    return std::accumulate(all.begin(), all.end(), 0.0);
+  }
+
+private:
+  C& communicator_;
+  kith::Call call_;
+};
+
+/// Where the time of the training steps goes, in seconds.
+struct Times {
+  double stepping = 0;       // gradient, optimizer and average()
+  double communicating = 0;  // the part of it inside average()
+  double waiting = 0;        // the part of that in which a peer was waited for
+};
+
+/// Looks at what the training has led to. Changes no model, and is not counted in the averager's metrics.
+template <class Averager, kith::Communicator C>
+Result assess(Averager& averager, Worker& worker, Everyone<C>& everyone, const Dataset& data, Mlp& merged) {
+  const auto held_out = static_cast<double>(data.held_out.size());
+  Result result;
+  result.consensus_distance = averager.consensus_distance();
+  averager.mean_into(merged.views());
+  result.merged_accuracy = worker.right_answers(merged, 0, 1) / held_out;
+  result.final_loss = everyone.sum(worker.shard_loss(merged)) / static_cast<double>(data.training.size());
+  const std::vector<double> right = everyone.values(worker.right_answers(worker.model, 0, 1));
+  result.worst_accuracy = *std::min_element(right.begin(), right.end()) / held_out;
+  result.mean_accuracy =
+      std::accumulate(right.begin(), right.end(), 0.0) / (held_out * static_cast<double>(right.size()));
+  for (const kith::Metrics& metrics : everyone.values(averager.metrics())) {
+    result.messages_sent = std::max(result.messages_sent, metrics.messages_sent);
+    result.bytes_sent = std::max(result.bytes_sent, metrics.bytes_sent);
+  }
+  return result;
+}
+
+/// Trains on this rank, together with the other ranks of `communicator`, by one of the methods. All ranks call it.
+template <kith::Communicator C>
+Result train(C& communicator, const Method& method, const Options& options, const Dataset& data, const Watcher& watch) {
+  using Clock = std::chrono::steady_clock;
+  const auto rank = static_cast<std::size_t>(communicator.rank());
+  const auto size = static_cast<std::size_t>(communicator.size());
+  const std::size_t interval = std::max<std::size_t>(1, options.steps / 30);
+  Worker worker{options, data, rank, size};
+  Mlp merged{options.hidden};
+  Everyone everyone{communicator};
+  Times times;
+  double loss = 0;
+  std::size_t last_told = 0;
+
+  // ------------------------------------------------------------------------------------------------------------ Kith
+  kith::DecentralizedAverager averager{communicator, method.topology, worker.model.views(), method.averaging};
+  averager.broadcast(0);  // everybody starts from the model of rank 0
+
+  for (std::size_t step = 1; step <= options.steps; ++step) {
+    const auto begin = Clock::now();
+    loss += worker.optimizer_step(step);
+
+    const auto stepped = Clock::now();
+    const double waited = averager.metrics().seconds_waiting;
+    averager.average();  // with the peers of this round: all that a trainer adds to its loop
+    // ----------------------------------------------------------------------------------------------------------------
+
+    const auto averaged = Clock::now();
+    times.stepping += std::chrono::duration<double>(averaged - begin).count();
+    times.communicating += std::chrono::duration<double>(averaged - stepped).count();
+    times.waiting += averager.metrics().seconds_waiting - waited;
+    if (step % interval != 0 && step != options.steps) continue;
+
+    averager.mean_into(merged.views());  // the merged model, beside the worker's own; each rank tests a part of it
+    const double right = everyone.sum(worker.right_answers(merged, rank, size));
+    const double losses = everyone.sum(std::exchange(loss, 0));
+    const auto batches = static_cast<double>(size * (step - std::exchange(last_told, step)));
+    if (rank == 0) watch({step, losses / batches, right / static_cast<double>(data.held_out.size())});
+  }
+
+  Result result = assess(averager, worker, everyone, data, merged);
+  const auto mean = [&](double mine) { return everyone.sum(mine) / static_cast<double>(size); };
+  result.name = method.name;
+  result.seconds_per_step = mean(times.stepping) / static_cast<double>(options.steps);
+  result.seconds_communicating = mean(times.communicating);
+  result.seconds_waiting = mean(times.waiting);
+  return result;
+}
+
+}  // namespace digits
