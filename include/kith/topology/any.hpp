@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <kith/error.hpp>
+#include <kith/topology.hpp>
+#include <kith/topology/base_graph.hpp>
+#include <kith/topology/complete.hpp>
+#include <kith/topology/custom.hpp>
+#include <kith/topology/equi_dynamic.hpp>
+#include <kith/topology/halving_shift.hpp>
+#include <kith/topology/hyper_cuboid.hpp>
+#include <kith/topology/hypercube.hpp>
+#include <kith/topology/isolated.hpp>
+#include <kith/topology/one_peer_exponential.hpp>
+#include <kith/topology/one_peer_hypercube.hpp>
+#include <kith/topology/random_matching.hpp>
+#include <kith/topology/ring.hpp>
+#include <kith/topology/shift_one.hpp>
+#include <kith/topology/star.hpp>
+#include <kith/topology/static_exponential.hpp>
+#include <kith/topology/torus.hpp>
+
+namespace kith {
+
+class AnyTopology;
+
+namespace detail {
+
+/// A string as a template argument, so that the list of topologies says how their parameters are spelled.
+template <std::size_t N>
+struct Spelling {
+  char text[N] = {};
+  constexpr Spelling(const char (&literal)[N]) { std::copy_n(literal, N, text); }
+  [[nodiscard]] constexpr std::string_view view() const noexcept { return {text, N - 1}; }
+};
+
+/// A line in the list of topologies: a type, and what stands after the colon if it has parameters.
+template <class T, Spelling Parameters = "">
+struct Listed {
+  using type = T;
+  /// A type that cannot be made from nothing (Custom) can be held, but has no name to be chosen by.
+  static constexpr bool has_name = std::default_initializable<T>;
+  static constexpr std::string_view parameters = Parameters.view();
+  static_assert(
+      parameters.empty() != requires { T::from_parameters(parameters); },
+      "say how the parameters are spelled exactly where there is a from_parameters");
+};
+
+/// Cycle with members that are known at run time only.
+class AnyCycle {
+public:
+  static constexpr std::string_view name = "cycle";
+
+  explicit AnyCycle(std::vector<AnyTopology> members);
+
+  [[nodiscard]] Round period(Rank size) const noexcept;
+  [[nodiscard]] Rank max_degree(Rank size) const noexcept;
+  void neighbors(Rank rank, Rank size, Round round, Neighborhood& out) const;
+  void require(Rank size) const;
+  [[nodiscard]] std::string parameters() const;
+
+private:
+  std::vector<AnyTopology> members_;  // at least one
+};
+
+/// What AnyTopology does with the list.
+template <class... Lines>
+struct TopologyList {
+  using Variant = std::variant<typename Lines::type..., AnyCycle>;
+
+  template <class T>
+  static constexpr bool contains = (std::is_same_v<T, typename Lines::type> || ...) || std::is_same_v<T, AnyCycle>;
+
+  /// Calls visit(line) for every line that has a name, with an object of type Listed<...>, until one returns true.
+  template <class Visit>
+  static constexpr bool any_named(const Visit& visit) {
+    return ([&] {
+      if constexpr (Lines::has_name) return visit(Lines{});
+      return false;
+    }() || ...);
+  }
+};
+
+/// The library's topologies, in the order in which they are shown. A new one is one line here.
+using Topologies = TopologyList<     //
+    Listed<OnePeerExponential>,      //
+    Listed<StaticExponential>,       //
+    Listed<BaseGraph, "DEGREE">,     //
+    Listed<HyperCuboid>,             //
+    Listed<OnePeerHypercube>,        //
+    Listed<Hypercube>,               //
+    Listed<HalvingShift>,            //
+    Listed<ShiftOne>,                //
+    Listed<RandomMatching, "SEED">,  //
+    Listed<EquiDynamic, "SEED">,     //
+    Listed<Ring>,                    //
+    Listed<Torus, "ROWSxCOLUMNS">,   //
+    Listed<Star>,                    //
+    Listed<Complete>,                //
+    Listed<Isolated>,                //
+    Listed<Custom>>;
+
+}  // namespace detail
+
+/// @brief Any one of the library's topologies: a topology that is chosen at run time, so that a program needs one
+/// averager for all of them.
+///
+/// @code
+/// kith::DecentralizedAverager averager{communicator, kith::parse_topology("torus:4x2"), {kith::view(weights)}};
+/// @endcode
+///
+/// It plans, and is named by topology_name(), exactly as the topology that it holds.
+///
+/// @par Cost          One indirect call more than the topology held; no allocation.
+/// @par Thread safety A value; every member is a pure function.
+class AnyTopology {
+public:
+  static constexpr std::string_view name = "any";
+
+  /// Holds OnePeerExponential, the default.
+  AnyTopology() = default;
+
+  /// Holds `topology`, one of the library's.
+  template <class T>
+  requires(detail::Topologies::contains<T>) AnyTopology(T topology) : held_(std::move(topology)) {}
+
+  /// @brief The topology with this full name: "ring", "torus:4x2", "base-graph:2", "cycle:[ring,base-graph:2]".
+  ///
+  /// A name alone stands for the default parameters. Throws UsageError for anything else; the message lists every name
+  /// there is, or says what is wrong with the parameters. For every topology `t` that has a name,
+  /// parse(topology_name(t)) == t.
+  [[nodiscard]] static AnyTopology parse(std::string_view full_name);
+
+  [[nodiscard]] Round period(Rank size) const noexcept {
+    return std::visit([&](const auto& held) { return Round{held.period(size)}; }, held_);
+  }
+
+  [[nodiscard]] Rank max_degree(Rank size) const noexcept {
+    return std::visit([&](const auto& held) { return Rank{held.max_degree(size)}; }, held_);
+  }
+
+  /// Appends what the topology held says. Requires 0 <= rank < size and a size that it accepts.
+  void neighbors(Rank rank, Rank size, Round round, Neighborhood& out) const {
+    std::visit([&](const auto& held) { held.neighbors(rank, size, round, out); }, held_);
+  }
+
+  /// Throws UsageError for a size that the topology held refuses.
+  void require(Rank size) const {
+    std::visit([&](const auto& held) { require_size(held, size); }, held_);
+  }
+
+  /// The full name of the topology held.
+  [[nodiscard]] std::string full_name() const {
+    return std::visit([](const auto& held) { return topology_name(held); }, held_);
+  }
+
+  /// The parameters of the topology held; empty where it has none.
+  [[nodiscard]] std::string parameters() const {
+    return std::visit(
+        [](const auto& held) -> std::string {
+          if constexpr (requires { held.parameters(); }) return held.parameters();
+          return {};
+        },
+        held_);
+  }
+
+  /// What the topology held reports in closed form, if it does.
+  [[nodiscard]] std::optional<TopologyReport> report(Rank size) const {
+    return std::visit(
+        [&](const auto& held) -> std::optional<TopologyReport> {
+          if constexpr (requires { held.report(size); }) return held.report(size);
+          return std::nullopt;
+        },
+        held_);
+  }
+
+  /// Whether both plan alike: a full name says all that matters.
+  friend bool operator==(const AnyTopology& a, const AnyTopology& b) { return a.full_name() == b.full_name(); }
+
+private:
+  detail::Topologies::Variant held_;
+};
+
+static_assert(Topology<AnyTopology>);
+
+/// @brief The names that parse_topology() knows, without parameters: each stands for a topology with its defaults.
+[[nodiscard]] inline std::vector<std::string> topology_names() {
+  std::vector<std::string> names;
+  detail::Topologies::any_named([&](auto line) {
+    names.emplace_back(decltype(line)::type::name);
+    return false;
+  });
+  return names;
+}
+
+/// @brief Everything that parse_topology() understands, in one line for a help text or an error: "ring, torus or
+/// torus:ROWSxCOLUMNS, ...".
+[[nodiscard]] inline std::string topology_spellings() {
+  std::string all;
+  detail::Topologies::any_named([&](auto line) {
+    const std::string name{decltype(line)::type::name};
+    all += name;
+    if (!line.parameters.empty()) all += " or " + name + ':' + std::string{line.parameters};
+    all += ", ";
+    return false;
+  });
+  return all + "cycle:[NAME,NAME,...]";
+}
+
+namespace detail {
+
+/// The members between the brackets of a cycle: commas inside the brackets of a member do not part them.
+[[nodiscard]] inline std::vector<AnyTopology> parse_members(std::string_view list) {
+  std::vector<AnyTopology> members;
+  int depth = 0;
+  for (std::size_t begin = 0, i = 0; i <= list.size(); ++i) {
+    if (i < list.size() && list[i] == '[') ++depth;
+    if (i < list.size() && list[i] == ']') --depth;
+    if (i < list.size() && (list[i] != ',' || depth != 0)) continue;
+    members.push_back(AnyTopology::parse(list.substr(begin, i - begin)));
+    begin = i + 1;
+  }
+  return members;
+}
+
+}  // namespace detail
+
+inline AnyTopology AnyTopology::parse(std::string_view full_name) {
+  const std::size_t colon = full_name.find(':');
+  const bool has_parameters = colon != std::string_view::npos;
+  const std::string_view family = full_name.substr(0, colon);
+  const std::string_view parameters = has_parameters ? full_name.substr(colon + 1) : std::string_view{};
+  const std::string quoted = '"' + std::string{full_name} + '"';
+  if (family == detail::AnyCycle::name) {
+    if (parameters.size() < 3 || parameters.front() != '[' || parameters.back() != ']')
+      throw UsageError(quoted +
+                       " is not a topology: the members of a cycle stand in brackets, as in "
+                       "cycle:[one-peer-exponential,ring]");
+    return detail::AnyCycle{detail::parse_members(parameters.substr(1, parameters.size() - 2))};
+  }
+  AnyTopology result;
+  const bool found = detail::Topologies::any_named([&](auto line) {
+    using T = typename decltype(line)::type;
+    if (family != T::name) return false;
+    if (!has_parameters) {
+      result = T{};
+    } else if constexpr (line.parameters.empty()) {
+      throw UsageError(quoted + " is not a topology: " + std::string{family} + " has no parameters");
+    } else {
+      if (parameters.empty())
+        throw UsageError(quoted + " is not a topology: after the colon stands " + std::string{line.parameters});
+      result = T::from_parameters(parameters);
+    }
+    return true;
+  });
+  if (!found) throw UsageError(quoted + " is not a topology; the topologies are " + topology_spellings());
+  return result;
+}
+
+/// @brief The topology with this full name, for programs that take it from a command line: see AnyTopology::parse.
+[[nodiscard]] inline AnyTopology parse_topology(std::string_view full_name) { return AnyTopology::parse(full_name); }
+
+namespace detail {
+
+inline AnyCycle::AnyCycle(std::vector<AnyTopology> members) : members_(std::move(members)) {}
+
+inline Round AnyCycle::period(Rank size) const noexcept {
+  if (size < 2) return 1;
+  Round common = 1;
+  for (const AnyTopology& member : members_) common = std::lcm(common, member.period(size));  // lcm(x, 0) is 0
+  return members_.size() * common;
+}
+
+inline Rank AnyCycle::max_degree(Rank size) const noexcept {
+  Rank most = 0;
+  for (const AnyTopology& member : members_) most = std::max(most, member.max_degree(size));
+  return most;
+}
+
+inline void AnyCycle::neighbors(Rank rank, Rank size, Round round, Neighborhood& out) const {
+  if (size < 2) return;
+  members_[round % members_.size()].neighbors(rank, size, round / members_.size(), out);
+}
+
+inline void AnyCycle::require(Rank size) const {
+  for (const AnyTopology& member : members_) require_size(member, size);
+}
+
+inline std::string AnyCycle::parameters() const {
+  std::string names;
+  for (const AnyTopology& member : members_) names += (names.empty() ? '[' : ',') + member.full_name();
+  return names + ']';
+}
+
+}  // namespace detail
+}  // namespace kith
