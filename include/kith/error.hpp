@@ -36,7 +36,10 @@ class PeerError : public Error {
 public:
   /// timeout: it did not arrive by the deadline. lost: it has left or died. protocol: it made a different call.
   enum class Reason : std::uint8_t { timeout, lost, protocol };
-  using enum Reason;
+  // Not `using enum`: g++ 12 breaks off with an internal error where a template names the enumerators through it.
+  static constexpr Reason timeout = Reason::timeout;
+  static constexpr Reason lost = Reason::lost;
+  static constexpr Reason protocol = Reason::protocol;
 
   PeerError(const std::string& message, Rank peer, Reason reason) : Error(message), peer_(peer), reason_(reason) {}
 
