@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <kith/averager/agreement.hpp>
+#include <kith/averager/options.hpp>
+#include <kith/averager/state.hpp>
+#include <kith/communicator.hpp>
+#include <kith/error.hpp>
+#include <kith/exchange/exchange.hpp>
+#include <kith/exchange/finite.hpp>
+#include <kith/exchange/full_precision.hpp>
+#include <kith/exchange/global_mean.hpp>
+#include <kith/exchange/layout.hpp>
+#include <kith/topology.hpp>
+#include <kith/types.hpp>
+#include <kith/view.hpp>
+
+namespace kith {
+
+/// @brief Averages a model with the peers that a topology names, round by round: what a trainer calls after its
+/// optimizer step.
+///
+/// A round is x_i <- x_i + a sum_j w_ij (x_j - x_i): combine-after-adapt D-PSGD. It commits or it does not: on every
+/// rank where a call throws, every parameter holds its value from before the call, bit for bit.
+///
+/// All ranks of the communicator construct their averagers in the same order and make the same calls in the same
+/// order; each of the calls marked *collective* waits for the others, up to the deadline. Several averagers may live on
+/// one communicator. The communicator and the buffers outlive the averager.
+///
+/// After PeerError or BackendError the communicator has failed and every later collective call throws. After UsageError
+/// and NonFiniteError everything goes on. A collective call whose arguments this rank refuses (UsageError) has not
+/// begun: the others wait for it until their deadline.
+///
+/// @tparam C a Communicator: kith::thread::Communicator, ...
+/// @tparam T a Topology: OnePeerExponential, Ring, AnyTopology, ...
+/// @tparam E an Exchange: FullPrecision, ...
+/// @par Cost          Of a round: as the topology and the exchange say. No allocation, and no wait but for peers.
+/// @par Thread safety One thread at a time uses an averager, and the communicator that it shares with others.
+template <Communicator C, Topology T, Exchange E = FullPrecision>
+class DecentralizedAverager {
+public:
+  /// @brief Collective. Checks what this rank was given, and compares it with what the others were given.
+  ///
+  /// @param buffers any number of buffers, of any counts and dtypes; the same on every rank, in the same order.
+  /// @throws UsageError on every rank if the topology does not exist for this size, an option is out of range, buffers
+  ///         overlap (also between ranks of one process), or ranks differ in topology, buffers, exchange, options or
+  ///         library version: names the first rank and field that differ.
+  /// @throws PeerError if a rank does not come by the deadline.
+  DecentralizedAverager(C& communicator, T topology, std::vector<BufferView> buffers, E exchange,
+                        AveragerOptions options = {})
+      : communicator_(communicator),
+        topology_(std::move(topology)),
+        exchange_(std::move(exchange)),
+        options_(options),
+        channel_(communicator.open_channel()),
+        buffers_(agreed(std::move(buffers))),
+        layout_(std::make_unique<detail::Layout>(buffers_)),
+        digest_of_layout_(detail::digest_of_layout(buffers_)),
+        max_degree_(topology_.max_degree(communicator.size())),
+        plan_(max_degree_),
+        session_(communicator_, exchange_, *layout_,
+                 detail::SessionOptions{static_cast<std::size_t>(max_degree_), options_.bucket_bytes}),
+        global_(communicator_, *layout_),
+        finite_(communicator_, static_cast<std::size_t>(max_degree_)) {
+    schedule_.mixing = options_.mixing;
+    for (const BufferView& buffer : buffers_) message_bytes_ += exchange_.wire_bytes(buffer.count, buffer.dtype);
+  }
+
+  DecentralizedAverager(C& communicator, T topology, std::vector<BufferView> buffers,
+                        AveragerOptions options = {}) requires std::default_initializable<E>
+      : DecentralizedAverager(communicator, std::move(topology), std::move(buffers), E{}, std::move(options)) {}
+
+  /// @brief One call of the schedule: a gossip round, an exact global mean, or nothing (see AveragerOptions).
+  /// Collective where it is due.
+  ///
+  /// The topology's round counts the gossip rounds performed, not the calls, so that `every` and the period of the
+  /// topology can never lock into a schedule that does not mix.
+  /// @throws PeerError, NonFiniteError; the parameters are then as they were. A round in which some rank threw
+  ///         NonFiniteError is spent on all ranks, so that they stay in step; those that heard nothing of it commit.
+  /// @par Cost One message of the model's size to each out-neighbour, or what average_globally() costs.
+  void average() {
+    const Round call = schedule_.calls + 1;
+    if (call % options_.every != 0) {
+      schedule_.calls = call;
+      return;
+    }
+    const Round due = schedule_.due + 1;
+    const bool globally =
+        due <= options_.warmup_rounds || (options_.global_every > 0 && due % options_.global_every == 0);
+    const auto performed = [&] {
+      schedule_.calls = call;
+      schedule_.due = due;
+      if (!globally) ++schedule_.round;
+    };
+    try {
+      if (globally)
+        global_round("global mean", due);
+      else
+        gossip_round();
+    } catch (const NonFiniteError&) {
+      performed();
+      throw;
+    }
+    performed();
+  }
+
+  /// @brief Collective. Sets every rank's parameters to the exact mean over ranks, outside the schedule.
+  ///
+  /// The sum runs in ascending rank: x_0 + sum_j (x_j - x_0)/n, in f32 (f64 for f64 buffers), rounded to f16 or bf16
+  /// once. The same bits on every rank.
+  /// @throws PeerError, NonFiniteError; the parameters are then as they were.
+  /// @par Cost 2 (n-1) messages and 2 (n-1)/n models per rank (reduce-scatter, then all-gather).
+  void average_globally() { global_round("average_globally", ++calls_of_global_); }
+
+  /// @brief Collective. Writes the exact mean over ranks, the merged model, into `targets` and leaves every rank's own
+  /// parameters alone: for evaluation and checkpoints.
+  ///
+  /// @param targets buffers of the same counts and dtypes as the averager's; none overlaps those or another.
+  /// @throws UsageError for other targets. @throws PeerError; nothing has been written then.
+  /// @par Cost As average_globally().
+  void mean_into(const std::vector<BufferView>& targets) {
+    require_same_layout(targets, "mean_into");
+    std::vector<BufferView> together = buffers_;
+    together.insert(together.end(), targets.begin(), targets.end());
+    detail::require_distinct(together, "parameter or target");
+    global_.mean(call("mean_into", ++calls_of_global_), buffers_, targets, true);
+  }
+
+  /// @brief Collective. Copies the parameters of rank `root` to every rank: the same initial model everywhere.
+  /// @throws UsageError for a rank that does not exist. @throws PeerError; the parameters are then as they were.
+  /// @par Cost One model to each other rank.
+  void broadcast(Rank root = 0) {
+    if (root < 0 || root >= communicator_.size())
+      throw UsageError("broadcast from rank " + std::to_string(root) + ": ranks are 0 to " +
+                       std::to_string(communicator_.size() - 1));
+    Call here = call("broadcast", ++calls_of_global_);
+    here.agreement = static_cast<std::uint64_t>(root);
+    global_.broadcast(here, buffers_, root);
+  }
+
+  /// @brief Collective. Whether all ranks hold the same bits. (Compares 64-bit digests: two models that differ agree
+  /// by accident with probability 2^-64.)
+  /// @throws PeerError.
+  [[nodiscard]] bool buffers_agree() {
+    detail::Digest digest;
+    for (const BufferView& buffer : buffers_) digest.add(buffer.data, buffer.bytes());
+    const std::uint64_t mine = digest.value();
+    std::vector<std::uint64_t> all(static_cast<std::size_t>(communicator_.size()));
+    communicator_.all_gather(call("buffers_agree", ++calls_of_global_), std::as_bytes(std::span{&mine, 1}),
+                             std::as_writable_bytes(std::span{all}));
+    return std::all_of(all.begin(), all.end(), [&](std::uint64_t other) { return other == mine; });
+  }
+
+  /// @brief Collective. How far apart the models are: sqrt((1/n) sum_i norm(x_i - mean)^2) over all elements, with the
+  /// mean as mean_into() gives it, added up in f64. The same bits on every rank.
+  /// @throws PeerError.
+  [[nodiscard]] double consensus_distance() {
+    return global_.distance(call("consensus_distance", ++calls_of_global_), buffers_);
+  }
+
+  /// Changes the factor a from the next round on; all ranks give the same value. Local.
+  /// @throws UsageError outside [0, 2].
+  void set_mixing(double mixing) {
+    detail::require_mixing(mixing);
+    schedule_.mixing = mixing;
+  }
+
+  [[nodiscard]] const Metrics& metrics() const noexcept { return metrics_; }
+
+  /// Bytes of memory that Kith holds for this averager besides the parameters. Allocated at construction.
+  [[nodiscard]] std::size_t staging_bytes() const noexcept {
+    return session_.staging_bytes() + global_.staging_bytes();
+  }
+
+  /// @brief Everything but the parameters that the next rounds depend on, for a checkpoint. Local; between rounds.
+  [[nodiscard]] std::vector<std::byte> state() const { return detail::to_blob(identity(), schedule_, metrics_); }
+
+  /// @brief Continues from a state() of an averager with the same size, topology, exchange and buffers. The
+  /// continuation is bit-identical if the parameters are restored too. Local; on all ranks.
+  /// @throws UsageError if the blob is not one or comes from another kind of averager; nothing has changed then.
+  void restore(std::span<const std::byte> blob) {
+    const auto [schedule, metrics] = detail::from_blob(identity(), blob);
+    schedule_ = schedule;
+    metrics_ = metrics;
+  }
+
+  /// @brief The parameters have moved: the same counts and dtypes at new places. Local.
+  /// @throws UsageError for other counts or dtypes, or overlapping buffers; the old places stay in force then.
+  void rebind(std::vector<BufferView> buffers) {
+    require_same_layout(buffers, "rebind");
+    detail::require_distinct(buffers);
+    buffers_ = std::move(buffers);
+  }
+
+private:
+  // Runs before any member that allocates or communicates by what it returns: validates, then agrees with the others.
+  std::vector<BufferView> agreed(std::vector<BufferView> buffers) {
+    std::string refusal;
+    try {
+      detail::require_options(options_);
+      require_size(topology_, communicator_.size());
+      detail::require_distinct(buffers);
+    } catch (const UsageError& error) {
+      refusal = error.message();
+    }
+    Call here;
+    here.channel = channel_;
+    if (options_.deadline.count() > 0) here.deadline = options_.deadline;
+    detail::agree(communicator_, here, detail::propose(topology_name(topology_), E::name, buffers, options_), refusal,
+                  buffers);
+    return buffers;
+  }
+
+  [[nodiscard]] detail::Identity identity() const {
+    return {topology_name(topology_), std::string{E::name}, communicator_.size(), digest_of_layout_};
+  }
+
+  [[nodiscard]] Call call(std::string_view what, std::uint64_t sequence) const noexcept {
+    Call here;
+    here.what = what;
+    here.channel = channel_;
+    here.sequence = sequence;
+    here.bytes = layout_->payload_bytes();
+    here.deadline = options_.deadline;
+    return here;
+  }
+
+  void gossip_round() {
+    plan_round(topology_, communicator_.rank(), communicator_.size(), schedule_.round, plan_);
+    Call here = call("gossip round", schedule_.round);
+    here.agreement = std::bit_cast<std::uint64_t>(schedule_.mixing);
+    const bool alone = max_degree_ == 0;  // on every rank, in every round: nobody waits for anybody
+    std::optional<detail::NonFinite> found;
+    Seconds waited{0};
+    if (options_.check_finite.value_or(false))
+      found = alone ? detail::find_non_finite(communicator_.rank(), buffers_)
+                    : finite_.along(plan_, here, buffers_, waited);
+    if (!alone) waited += session_.round({here, buffers_, plan_, schedule_.mixing, !found});
+    metrics_.seconds_waiting += waited.count();
+    if (found) throw_non_finite(*found, here);
+    ++metrics_.rounds;
+    metrics_.messages_sent += plan_.targets().size();
+    metrics_.bytes_sent += plan_.targets().size() * message_bytes_;
+    metrics_.bytes_received += plan_.sources().size() * message_bytes_;
+  }
+
+  void global_round(std::string_view what, std::uint64_t sequence) {
+    const Call here = call(what, sequence);
+    std::optional<detail::NonFinite> found;
+    Seconds waited{0};
+    if (options_.check_finite.value_or(false)) found = finite_.everywhere(here, buffers_, waited);
+    waited += global_.mean(here, buffers_, buffers_, !found);
+    metrics_.seconds_waiting += waited.count();
+    if (found) throw_non_finite(*found, here);
+    ++metrics_.global_rounds;
+    count_global_messages();
+  }
+
+  // Of a reduce-scatter and an all-gather with slices as even as bytes allow.
+  void count_global_messages() noexcept {
+    const auto size = static_cast<std::uint64_t>(communicator_.size());
+    const auto rank = static_cast<std::uint64_t>(communicator_.rank());
+    const std::uint64_t model = layout_->payload_bytes();
+    const std::uint64_t slice = model * (rank + 1) / size - model * rank / size;
+    metrics_.messages_sent += 2 * (size - 1);
+    metrics_.bytes_sent += (model - slice) + (size - 1) * slice;
+    metrics_.bytes_received += (size - 1) * slice + (model - slice);
+  }
+
+  [[noreturn]] void throw_non_finite(const detail::NonFinite& found, const Call& here) const {
+    throw NonFiniteError("rank " + std::to_string(communicator_.rank()) + "/" + std::to_string(communicator_.size()) +
+                             ": " + detail::describe(here) + ": rank " + std::to_string(found.rank) +
+                             " holds a NaN or infinity in buffer " + std::to_string(found.buffer) + " at index " +
+                             std::to_string(found.index) + "; nothing has been averaged on this rank",
+                         found.rank, found.buffer, found.index);
+  }
+
+  void require_same_layout(std::span<const BufferView> others, std::string_view what) const {
+    if (others.size() != buffers_.size())
+      throw UsageError(std::string{what} + ": " + std::to_string(others.size()) + " buffers given, the averager has " +
+                       std::to_string(buffers_.size()));
+    for (std::size_t b = 0; b < others.size(); ++b)
+      if (others[b].count != buffers_[b].count || others[b].dtype != buffers_[b].dtype)
+        throw UsageError(std::string{what} + ": buffer " + std::to_string(b) + " has " +
+                         std::to_string(others[b].count) + " elements of " + std::string{to_string(others[b].dtype)} +
+                         ", the averager's has " + std::to_string(buffers_[b].count) + " of " +
+                         std::string{to_string(buffers_[b].dtype)});
+  }
+
+  C& communicator_;
+  T topology_;
+  E exchange_;
+  AveragerOptions options_;
+  std::uint32_t channel_;
+  std::vector<BufferView> buffers_;
+  std::unique_ptr<detail::Layout> layout_;  // on the heap: the members below refer to it when the averager moves
+  std::uint64_t digest_of_layout_;
+  Rank max_degree_;
+  std::size_t message_bytes_ = 0;
+  Neighborhood plan_;
+  typename E::template Session<C> session_;
+  detail::GlobalMean<C> global_;
+  detail::FiniteCheck<C> finite_;
+  detail::Schedule schedule_;
+  std::uint64_t calls_of_global_ = 0;
+  Metrics metrics_;
+};
+
+template <Communicator C, Topology T>
+DecentralizedAverager(C&, T, std::vector<BufferView>) -> DecentralizedAverager<C, T, FullPrecision>;
+template <Communicator C, Topology T>
+DecentralizedAverager(C&, T, std::vector<BufferView>, AveragerOptions) -> DecentralizedAverager<C, T, FullPrecision>;
+template <Communicator C, Topology T, Exchange E>
+DecentralizedAverager(C&, T, std::vector<BufferView>, E) -> DecentralizedAverager<C, T, E>;
+template <Communicator C, Topology T, Exchange E>
+DecentralizedAverager(C&, T, std::vector<BufferView>, E, AveragerOptions) -> DecentralizedAverager<C, T, E>;
+
+}  // namespace kith

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <kith/averager/options.hpp>
+#include <kith/error.hpp>
+#include <kith/types.hpp>
+
+namespace kith::detail {
+
+/// Where an averager is in its schedule: equal on all ranks between calls.
+struct Schedule {
+  std::uint64_t calls = 0;  // of average()
+  std::uint64_t due = 0;    // those of them that were due
+  Round round = 0;          // gossip rounds performed: what the topology is asked for next
+  double mixing = 1;
+};
+
+/// What two averagers must have in common for one to continue from the other's state.
+struct Identity {
+  std::string topology;
+  std::string exchange;
+  Rank size;
+  std::uint64_t digest_of_layout;
+};
+
+/// What a blob begins with; the last character counts the format's versions.
+inline constexpr std::string_view blob_magic = "kith-averager-1";
+
+/// Writes values one after another.
+class BlobWriter {
+public:
+  template <class V>
+  void put(const V& value) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
+    blob_.insert(blob_.end(), bytes, bytes + sizeof value);
+  }
+  void put_text(std::string_view text) {
+    put(static_cast<std::uint64_t>(text.size()));
+    const auto* bytes = reinterpret_cast<const std::byte*>(text.data());
+    blob_.insert(blob_.end(), bytes, bytes + text.size());
+  }
+  [[nodiscard]] std::vector<std::byte> take() { return std::move(blob_); }
+
+private:
+  std::vector<std::byte> blob_;
+};
+
+/// Reads them back, and refuses a blob that is too short or too long.
+class BlobReader {
+public:
+  explicit BlobReader(std::span<const std::byte> blob) : rest_(blob) {}
+
+  template <class V>
+  [[nodiscard]] V get() {
+    V value;
+    std::memcpy(&value, take(sizeof value).data(), sizeof value);
+    return value;
+  }
+  [[nodiscard]] std::string get_text() {
+    const auto length = get<std::uint64_t>();
+    if (length > rest_.size()) refuse();
+    const std::span<const std::byte> bytes = take(static_cast<std::size_t>(length));
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+  void end() const {
+    if (!rest_.empty()) refuse();
+  }
+  [[noreturn]] static void refuse() { throw UsageError("restore: this is not a whole state of an averager"); }
+
+private:
+  std::span<const std::byte> take(std::size_t bytes) {
+    if (bytes > rest_.size()) refuse();
+    const std::span<const std::byte> taken = rest_.first(bytes);
+    rest_ = rest_.subspan(bytes);
+    return taken;
+  }
+  std::span<const std::byte> rest_;
+};
+
+/// The state of an averager as bytes, in the machine's own byte order.
+[[nodiscard]] inline std::vector<std::byte> to_blob(const Identity& identity, const Schedule& schedule,
+                                                    const Metrics& metrics) {
+  BlobWriter writer;
+  writer.put_text(blob_magic);
+  writer.put_text(identity.topology);
+  writer.put_text(identity.exchange);
+  writer.put(identity.size);
+  writer.put(identity.digest_of_layout);
+  writer.put(schedule);
+  writer.put(metrics);
+  return writer.take();
+}
+
+/// The reverse. Throws UsageError if the blob is not one, or belongs to another kind of averager.
+[[nodiscard]] inline std::pair<Schedule, Metrics> from_blob(const Identity& identity, std::span<const std::byte> blob) {
+  BlobReader reader{blob};
+  if (reader.get_text() != blob_magic) BlobReader::refuse();
+  const auto require = [](std::string_view field, const std::string& theirs, const std::string& ours) {
+    if (theirs != ours)
+      throw UsageError("restore: the state is of an averager with " + std::string{field} + " " + theirs +
+                       ", this one has " + ours);
+  };
+  require("topology", reader.get_text(), identity.topology);
+  require("exchange", reader.get_text(), identity.exchange);
+  require("size", std::to_string(reader.get<Rank>()), std::to_string(identity.size));
+  if (reader.get<std::uint64_t>() != identity.digest_of_layout)
+    throw UsageError("restore: the state is of an averager whose buffers had other counts or dtypes");
+  const auto schedule = reader.get<Schedule>();
+  const auto metrics = reader.get<Metrics>();
+  reader.end();
+  if (!(schedule.mixing >= 0 && schedule.mixing <= 2)) BlobReader::refuse();  // no averager was ever in that state
+  return {schedule, metrics};
+}
+
+}  // namespace kith::detail
