@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Draws what kith_bench has recorded: time against size, and how far the models are apart against the bytes sent.
+
+usage: plot.py [--out DIR] [--format png|svg] FILE.json...
+
+Writes round.png, allreduce.png and mix.png: those that the files have results of.
+Needs matplotlib (Debian: python3-matplotlib); exits 77 where it is missing.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+try:
+    import matplotlib
+except ImportError:
+    print("skipped: matplotlib is not installed")
+    sys.exit(77)
+matplotlib.use("Agg")  # no display is needed
+import matplotlib.pyplot as pyplot  # noqa: E402
+
+COLUMNS = 3  # panels beside each other
+
+
+def read(files):
+    """The results of all files, and the contexts they were made in."""
+    results, contexts = [], []
+    for file in files:
+        record = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
+        if record["context"]["schema_version"] != 1:
+            sys.exit(f"{file}: schema_version {record['context']['schema_version']} is not known here")
+        contexts.append(record["context"])
+        results += record["results"]
+    return results, contexts
+
+
+def panels(keys):
+    """A figure with one pair of axes for each key, and those axes by key."""
+    keys = sorted(keys)
+    rows = -(-len(keys) // COLUMNS)
+    columns = min(COLUMNS, len(keys))
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.9 * rows), squeeze=False, sharey=True)
+    for spare in axes.flat[len(keys):]:
+        spare.set_visible(False)
+    return figure, dict(zip(keys, axes.flat))
+
+
+def add_legend(figure, axes):
+    """One legend for all panels, beside them."""
+    entries = {}
+    for axis in axes.values():
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            entries.setdefault(label, handle)
+    legend = figure.legend(entries.values(), entries.keys(), loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    legend.set_in_layout(False)  # it stands outside; the picture grows with it
+
+
+def finish(figure, title, contexts, path):
+    """Says what and where it was measured, and writes the picture."""
+    machine = {f"{c['host']['cpu']}, {c['host']['cores']} cores; {c['compiler']}, {c['compiler_flags']}"
+               for c in contexts}
+    figure.suptitle(title + "\n" + "; ".join(sorted(machine)), fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
+    print(path)
+
+
+def draw_times(name, results, contexts, path):
+    """Time of a call against the size of the model: one panel per number of ranks and element type."""
+    figure, axes = panels({(r["ranks"], r["dtype"]) for r in results})
+    for (ranks, dtype), axis in axes.items():
+        mine = [r for r in results if (r["ranks"], r["dtype"]) == (ranks, dtype)]
+        for i, topology in enumerate(dict.fromkeys(r["topology"] for r in mine)):
+            line = sorted((r for r in mine if r["topology"] == topology), key=lambda r: r["bytes"])
+            sizes = [r["bytes"] for r in line]
+            colour = f"C{i}"
+            axis.plot(sizes, [r["time_us_p50"] for r in line], "o-", color=colour, markersize=3, label=topology)
+            axis.fill_between(sizes, [r["time_us_p25"] for r in line], [r["time_us_p75"] for r in line], color=colour,
+                              alpha=0.2)
+            by_hand = [r for r in line if "by_hand_us_p50" in r]
+            axis.plot([r["bytes"] for r in by_hand], [r["by_hand_us_p50"] for r in by_hand], ":", color=colour,
+                      label=f"{topology}, by hand" if by_hand else None)
+            if i == 0:  # the limit does not depend on the topology
+                axis.plot(sizes, [r["limit_us_p50"] for r in line], "--", color="black", label="limit: x = c*x")
+        axis.set(xscale="log", yscale="log", title=f"{ranks} ranks, {dtype}", xlabel="model of one rank (bytes)")
+        axis.grid(alpha=0.3)
+    next(iter(axes.values())).set_ylabel("time of a call (us), median and quartiles")
+    add_legend(figure, axes)
+    finish(figure, f"kith_bench {name}", contexts, path)
+
+
+def draw_mixing(results, contexts, path):
+    """Consensus distance against what the busiest rank has sent: one panel per number of ranks."""
+    figure, axes = panels({r["ranks"] for r in results})
+    floor = 1e-6  # an exact mean would be off the logarithmic scale
+    for ranks, axis in axes.items():
+        for i, result in enumerate(r for r in results if r["ranks"] == ranks):
+            models = [point["bytes_sent"] / result["bytes"] for point in result["curve"]]
+            distances = [max(point["relative_distance"], floor) for point in result["curve"]]
+            axis.plot(models, distances, ["-", "--", ":"][i // 10 % 3], color=f"C{i % 10}", marker=".", markersize=4,
+                      label=result["topology"])
+        axis.set(xscale="symlog", yscale="log", title=f"{ranks} ranks", xlabel="sent by the busiest rank (models)")
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
+    next(iter(axes.values())).set_ylabel("consensus distance, relative to the start")
+    add_legend(figure, axes)
+    finish(figure, "kith_bench mix (what is below 1e-6 is drawn there)", contexts, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", metavar="FILE.json")
+    parser.add_argument("--out", default=".", help="folder for the pictures")
+    parser.add_argument("--format", default="png", choices=["png", "svg"])
+    arguments = parser.parse_args()
+    out = pathlib.Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    results, contexts = read(arguments.files)
+    drawn = False
+    for name in ("round", "allreduce"):
+        if mine := [r for r in results if r["name"] == name]:
+            draw_times(name, mine, contexts, out / f"{name}.{arguments.format}")
+            drawn = True
+    if mine := [r for r in results if r["name"] == "mix"]:
+        draw_mixing(mine, contexts, out / f"mix.{arguments.format}")
+        drawn = True
+    if not drawn:
+        sys.exit("the files have no results of round, allreduce or mix")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a sub-command of kith_bench on something tiny and checks its exit status, table and JSON.
+
+usage: smoke_test.py KITH_BENCH WORK_DIR {round|allreduce|mix|topologies|misuse|plot}
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+BENCH_DIR = pathlib.Path(__file__).resolve().parent
+ARGUMENTS = {
+    "round": "-b 16 -e 4K -f 16 -n 3 -w 1 --ranks 1,2,3 --topology ring,hypercube,base-graph:2,complete "
+             "--dtype f32,f64,f16,bf16 --bucket-bytes 4K",
+    "allreduce": "-b 2 -e 4K -f 64 -n 3 --ranks 1,2,3 --dtype f32,f64,f16,bf16",
+    "mix": "--ranks 4,6 --topology one-peer-exponential,ring,cycle:[ring,base-graph],hypercube --count 8 --factor 1e-2",
+    "topologies": "--sizes 1,6,8,1000",
+}
+RESULT_KEYS = {"name": str, "engine": str, "ranks": int, "topology": str, "dtype": str, "bytes": (int, float),
+               "time_us_p25": float, "time_us_p50": float, "time_us_p75": float, "algbw_GBps": (int, float),
+               "busbw_GBps": (int, float), "wrong": (int, float)}
+MORE_KEYS = {
+    "round": {"limit_us_p50": float, "count": int, "iterations": int, "bytes_sent": (int, float)},
+    "allreduce": {"limit_us_p50": float, "count": int, "iterations": int, "bytes_sent": (int, float)},
+    "mix": {"rounds": int, "reached": bool, "messages_sent": (int, float), "curve": list},
+    "topologies": {"period": int, "max_degree": int, "contraction": (int, float), "spectral_gap": (int, float),
+                   "symmetric": bool},
+}
+CONTEXT_KEYS = {"schema_version": int, "kith_version": str, "compiler": str, "compiler_flags": str, "host": dict,
+                "date": str, "command_line": str, "environment": dict}
+
+
+def run(*command):
+    return subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=120, check=False)
+
+
+def require(condition, message):
+    if not condition:
+        sys.exit(f"FAILED: {message}")
+
+
+def require_keys(record, keys, what):
+    for key, kind in keys.items():
+        require(key in record, f"{what} has no {key}: {record}")
+        require(isinstance(record[key], kind), f"{what}: {key} is {record[key]!r}")
+
+
+def record_of(bench, work, name):
+    """Runs a sub-command; its output and JSON."""
+    file = work / f"{name}.json"
+    file.unlink(missing_ok=True)
+    done = run(bench, name, *ARGUMENTS[name].split(), "--json", file)
+    print(done.stdout)
+    require(done.returncode == 0, f"exit status {done.returncode}")
+    return done.stdout, json.loads(file.read_text(encoding="utf-8"))
+
+
+def check_command(bench, work, name):
+    text, record = record_of(bench, work, name)
+    require_keys(record["context"], CONTEXT_KEYS, "context")
+    require(record["context"]["schema_version"] == 1, "the schema is not 1")
+    require("# Wrong elements: 0 OK" in text, "no footer")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    shown = [line for line in lines if " - " not in line] if name == "topologies" else lines
+    require(len(shown) == len(record["results"]) > 0, f"{len(shown)} lines, {len(record['results'])} results")
+    for result in record["results"]:
+        require_keys(result, RESULT_KEYS | MORE_KEYS[name], "result")
+        require(result["name"] == name and result["wrong"] == 0, f"bad result {result}")
+        require(result["time_us_p25"] <= result["time_us_p50"] <= result["time_us_p75"], f"quartiles of {result}")
+    {"round": check_round, "allreduce": check_allreduce, "mix": check_mix, "topologies": check_topologies}[name](
+        record["results"])
+
+
+def check_round(results):
+    # 1 rank: 4 topologies; 2 ranks: 4; 3 ranks: 3, for there is no hypercube. 3 sizes and 4 types each.
+    require(len(results) == 11 * 12, f"{len(results)} results")
+    for r in results:
+        peers = {"ring": min(r["ranks"] - 1, 2), "complete": r["ranks"] - 1}.get(r["topology"])
+        require(peers is None or r["bytes_sent"] == peers * r["bytes"], f"bytes sent in {r}")
+        require(("by_hand_us_p50" in r) == (r["dtype"] in ("f32", "f64")), f"loop by hand in {r}")
+
+
+def check_allreduce(results):
+    for r in results:
+        share = 2 * (r["ranks"] - 1) / r["ranks"] * r["bytes"]
+        require(abs(r["bytes_sent"] - share) <= 16, f"bytes sent in {r}")
+
+
+def check_mix(results):
+    by_name = {(r["ranks"], r["topology"]): r for r in results}
+    one_peer = by_name[4, "one-peer-exponential"]  # 2 rounds are exact among 4
+    require(one_peer["rounds"] == 2 and one_peer["messages_sent"] == 2, f"{one_peer}")
+    # A ring of 4 has the eigenvalue 1/3 twice and -1/3 once: 3^-t <= 1e-2 in round 5, exactly.
+    ring = by_name[4, "ring"]
+    require(ring["rounds"] == 5 and abs(ring["relative_distance"] - 3.0 ** -5) < 1e-12, f"{ring}")
+    require((6, "hypercube") not in by_name and (4, "hypercube") in by_name, "hypercubes have 2^k ranks")
+
+
+def check_topologies(results):
+    by_name = {(r["ranks"], r["topology"]): r for r in results}
+    require(abs(by_name[6, "ring"]["contraction"] - 2 / 3) < 1e-12, "a ring of 6 contracts by 2/3")
+    require(by_name[8, "one-peer-exponential"]["exact_after"] == 3, "8 = 2^3")
+    require((6, "hypercube") not in by_name, "there is no hypercube of 6")
+
+
+def check_misuse(bench, work):
+    """A wrong value ends with status 2 and names the right ones."""
+    for command, hints in {
+        "round --topology rinng": ["rinng", "one-peer-exponential", "torus"],
+        "round --dtype f31": ["f31", "bf16"],
+        "round --engine smoke": ["thread"],
+        "round --ranks 0": ["number of ranks"],
+        "round -b 1Q": ["1Q", "32M"],
+        "round -b 1M -e 1K": ["1M", "1K"],
+        "round -b 1K -e 1K --topology hypercube --ranks 6": ["6"],
+        "mix --ranks 1": ["at least 2 ranks"],
+        "topologies --topology torus:2": ["torus"],
+        f"topologies --json {work}/missing/file.json": ["cannot write"],
+        "": ["subcommand"],
+    }.items():
+        done = run(bench, *command.split())
+        print(f"kith_bench {command}\n{done.stdout}")
+        require(done.returncode == 2, f"exit status {done.returncode}, not 2: kith_bench {command}")
+        for hint in hints:
+            require(hint in done.stdout, f"no {hint!r} in what `kith_bench {command}` says")
+    for command in ("--help", "round --help"):
+        require(run(bench, *command.split()).returncode == 0, f"exit status of {command}")
+
+
+def check_plot(bench, work):
+    """The pictures exist, and are pictures."""
+    names = ("round", "allreduce", "mix")
+    for name in names:
+        record_of(bench, work, name)
+    done = run(sys.executable, BENCH_DIR / "plot.py", "--out", work, *(work / f"{name}.json" for name in names))
+    print(done.stdout)
+    if done.returncode == 77:
+        sys.exit(77)
+    require(done.returncode == 0, f"exit status {done.returncode}")
+    for name in names:
+        require((work / f"{name}.png").read_bytes().startswith(b"\x89PNG"), f"{name}.png is no picture")
+
+
+def main():
+    bench, work, name = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
+    work.mkdir(parents=True, exist_ok=True)
+    os.environ["MPLCONFIGDIR"] = str(work)  # matplotlib's cache stays in the build tree
+    if name == "misuse":
+        check_misuse(bench, work)
+    elif name == "plot":
+        check_plot(bench, work)
+    else:
+        check_command(bench, work, name)
+
+
+if __name__ == "__main__":
+    main()
