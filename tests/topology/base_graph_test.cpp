@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <map>
 #include <optional>
 #include <random>
@@ -140,14 +141,15 @@ std::vector<Edges> slow_base(Rank size, Rank base) {
   const Rank copy = size / copies;
   std::vector<Edges> rounds;
   for (Rank c = 0; c < copies; ++c) {
-    const std::vector<Edges> inside =
-        slow_simple({everybody.begin() + c * copy, everybody.begin() + (c + 1) * copy}, base);
+    const auto first = everybody.begin() + std::ptrdiff_t{c} * copy;
+    const std::vector<Edges> inside = slow_simple({first, first + copy}, base);
     rounds.resize(inside.size());
     for (std::size_t m = 0; m < inside.size(); ++m) rounds[m].merge(Edges(inside[m]));
   }
   const std::size_t within = copy == 1 ? 0 : rounds.size();
   for (Rank j = 0; j < copy; ++j) {
     std::vector<Rank> section;
+    section.reserve(static_cast<std::size_t>(copies));
     for (Rank c = 0; c < copies; ++c) section.push_back(c * copy + j);
     const std::vector<Edges> across = slow_cuboid(section, base);
     rounds.resize(within + across.size());
@@ -254,14 +256,14 @@ TEST_CASE("base-graph: the published schedules, edge by edge") {
       {2, 7, "01 23 45:1/2 | 02 04 24 13 15 35:1/3 | 01 03 13:1/3 26 56:3/7 | 012:1/3 345:1/3"},
       {3, 5, "0123:1/4 | 012:1/3 34:4/5 | 0123:1/4"},
   };
-  for (const auto& [degree, size, schedule] : known) {
-    CAPTURE(degree);
-    CAPTURE(size);
-    const std::vector<Edges> rounds = parse(schedule);
-    REQUIRE(BaseGraph{degree}.period(size) == rounds.size());
+  for (const Known& one : known) {
+    CAPTURE(one.schedule);
+    const BaseGraph graph{one.degree};
+    const std::vector<Edges> rounds = parse(one.schedule);
+    REQUIRE(graph.period(one.size) == rounds.size());
     for (std::size_t round = 0; round < rounds.size(); ++round) {
       CAPTURE(round);
-      CHECK(alike(planned(BaseGraph{degree}, size, round), rounds[round]));
+      CHECK(alike(planned(graph, one.size, round), rounds[round]));
     }
   }
 }

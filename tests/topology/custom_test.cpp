@@ -66,10 +66,13 @@ TEST_CASE("custom: a matrix, or one for each round, is kept as it is") {
     CHECK(dense::same(dense::plan(custom, 6, round), dense::plan(exponential, 6, round)));
   CHECK(Custom::from_matrix(6, matrices[1]).period(6) == 1);
   CHECK(dense::same(dense::plan(Custom::from_matrix(6, matrices[1]), 6, 5), dense::plan(exponential, 6, 1)));
-  // Columns may be busier than rows: rank 0 tells two and hears one.
-  const std::vector<double> uneven{0.5, 0.5, 0, 0.25, 0.25, 0.5, 0.25, 0.25, 0.5};
-  CHECK(Custom::from_matrix(3, uneven).max_degree(3) == 2);
-  dense::check_rounds(Custom::from_matrix(3, uneven), 3);
+  // Columns may be busier than rows: rank 0 tells three, and nobody hears more than two.
+  const std::vector<double> uneven{0,       0.5, 0.5, 0,        //
+                                   1.0 / 3, 0.5, 0,   1.0 / 6,  //
+                                   1.0 / 3, 0,   0.5, 1.0 / 6,  //
+                                   1.0 / 3, 0,   0,   2.0 / 3};
+  CHECK(Custom::from_matrix(4, uneven).max_degree(4) == 3);
+  dense::check_rounds(Custom::from_matrix(4, uneven), 4);
 }
 
 TEST_CASE("custom: what is not a graph is refused") {
@@ -125,4 +128,5 @@ TEST_CASE("custom: the digest tells schedules apart, however they were made") {
   const std::vector<double> swap{0, 1, 1, 0};
   const std::vector<double> stay{1, 0, 0, 1};
   CHECK(Custom::from_matrices(2, {swap, stay}).parameters() != Custom::from_matrices(2, {stay, swap}).parameters());
+  CHECK(Custom::from_matrices(2, {swap, stay}).parameters() != Custom::from_matrix(2, swap).parameters());
 }

@@ -54,15 +54,13 @@ public:
 
   [[nodiscard]] constexpr std::size_t rounds() const noexcept { return gathering(blocks_[0]) + 1 + blocks_[0].digits; }
 
-  /// How many rounds sooner than after 2 rounds() - 1 the mean is exact from the worst starting round, where known. One
-  /// for each digit of 0 at the end, whose rounds the blocks have in common, and one where the parts of the first block
-  /// need not be averaged first.
+  /// How many rounds sooner than after 2 rounds() - 1 the mean is exact from the worst starting round, where known: one
+  /// where the first round, which averages the parts of the first block with each other, is not needed for it.
   [[nodiscard]] constexpr std::optional<std::size_t> spare() const noexcept {
-    const std::size_t zeros = blocks_[count_ - 1].digits;
     const Rank leading = blocks_[0].size / blocks_[0].part;
     const Rank common = std::gcd(leading, base_);
-    if (common > 1 && !is_prime_power(base_)) return std::nullopt;
-    return zeros + (leading > 1 && size_ % common == 0 ? 1 : 0);
+    if (size_ % base_ == 0 || (common > 1 && !is_prime_power(base_))) return std::nullopt;
+    return leading > 1 && size_ % common == 0 ? 1 : 0;
   }
 
   /// Calls meet(peer, weight) for everybody with whom `index` averages in `round` < rounds().
@@ -282,10 +280,11 @@ struct BaseGraph {
 
   /// @brief Exact after one period, by construction.
   ///
-  /// From the worst starting round it takes rounds() + r - 1 - spare rounds, r those of the Simple Base-(k+1) graph
-  /// inside (see detail::SimpleBase::spare): found by search, and checked against it for every size up to 2600 and
-  /// degrees 1 to 15. Empty where no such rule is known: size has a prime factor above degree + 1, and degree + 1 is no
-  /// power of a prime but shares one with the leading digit of the size.
+  /// From the worst starting round the mean is exact after period + r - 1 rounds, or one less (the rule is in
+  /// detail::SimpleBase::spare), where r is the length of the Simple Base-(k+1) graph inside. There is no proof of it:
+  /// it was found by search, and is right for every size up to 1024 with degrees 1 to 11 and up to 2600 with degrees 1,
+  /// 2, 3, 4, 6, 7, 8 and 15. Empty where no rule is known: size has a prime factor above degree + 1, and degree + 1 is
+  /// no power of a prime but has a factor in common with the leading digit of the size in base degree + 1.
   [[nodiscard]] std::optional<TopologyReport> report(Rank size) const noexcept {
     if (size < 2) return detail::report_of_one();
     const detail::BaseSchedule rounds = schedule(size);

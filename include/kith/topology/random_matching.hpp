@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -60,8 +59,8 @@ public:
   }
 
 private:
-  // Four are enough for large sets. In small ones a turn may do little, and what is left of a preference for some
-  // pairs halves with each: for 4 ranks, the worst case, 16 turns leave 2^-16.
+  // Large sets would do with fewer. In small ones a turn may change little: for 4 ranks what is left of a preference
+  // for some pairs halves with each, so that 16 turns leave one part in 2^16.
   static constexpr std::uint32_t turns = 16;
 
   static constexpr std::uint32_t plus(std::uint32_t a, std::uint32_t b, std::uint32_t modulus) noexcept {

@@ -81,10 +81,10 @@ struct Torus {
     if (size < 2) return detail::report_of_one();
     const Sides sides = sides_for(size);
     const Rank degree = max_degree(size);
-    if (degree == size - 1) return detail::report_of_static(degree, 1);    // 1 x 2 and 1 x 3: everybody meets
-    const double above = std::min(drop(sides.rows), drop(sides.columns));  // from 1 to the next eigenvalue
-    const double below = 2 + rise(sides.rows) + rise(sides.columns);       // from -1 to the least one
-    return detail::report_of_static(degree, std::min(above, below) / (1 + degree));
+    if (degree == size - 1) return detail::report_of_static(degree, 1);  // 1 x 2 and 1 x 3: everybody meets
+    // The eigenvalue of largest modulus is one turn around one side. Where it lies 2/(1 + degree) or less below 1, no
+    // other can be nearer to -1; and it does unless all sides are 3, whose least eigenvalue is -1/5.
+    return detail::report_of_static(degree, std::min(drop(sides.rows), drop(sides.columns)) / (1 + degree));
   }
 
   friend bool operator==(Torus, Torus) = default;
@@ -119,12 +119,6 @@ private:
   static double drop(Rank side) noexcept {
     const double sine = detail::sin_pi(1, side);
     return side == 1 ? std::numeric_limits<double>::infinity() : side == 2 ? 2 : 4 * sine * sine;
-  }
-
-  // By how much the least c(k) lies above -c(0): odd sides have no k at half a turn.
-  static double rise(Rank side) noexcept {
-    const double sine = detail::sin_pi(1, 2.0 * side);
-    return side == 1 || side % 2 == 0 ? 0 : 4 * sine * sine;
   }
 };
 
