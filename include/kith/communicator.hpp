@@ -126,9 +126,12 @@ struct SampleEpilogue {
 /// that. Nothing may throw inside, and every rank passes the same `claims` and equivalent callables: which rank runs
 /// what is open. Until it returns, every publication and whatever it refers to is stable but for what `work` writes.
 /// Returns the time spent waiting for peers; throws like the calls of Communicator, and then no work has been done.
+///
+/// `workers()`: how many ranks can work at once, the same on all of them; for choosing the number of claims.
 template <class C>
 concept SharedAddressSpace = Communicator<C> &&
     requires(C& communicator, const Call& call, detail::SamplePublication& publication, std::size_t claims) {
+  { communicator.workers() } -> std::same_as<Rank>;
   {
     communicator.collaborate(call, publication, claims, detail::SampleWork{}, detail::SampleEpilogue{})
     } -> std::same_as<Seconds>;

@@ -23,12 +23,18 @@ struct FullPrecision;
 
 namespace detail {
 
-/// How the ranks of one address space share a round, and the claims of any other work on their models: the flat range
-/// of the model is cut into claims, and a claim is that stretch of every rank's model at once.
-[[nodiscard]] inline std::size_t claim_bytes(Rank size, std::size_t bucket_bytes) noexcept {
-  constexpr std::size_t all_ranks = std::size_t{1} << 17;  // of the models together: measured, see bench/README.md
-  const std::size_t wanted = bucket_bytes > 0 ? bucket_bytes : all_ranks / static_cast<std::size_t>(size);
-  return std::max<std::size_t>(wanted / 4096, 1) * 4096;
+/// How much of a rank's model a claim covers, where ranks share the work on a round. Long claims let the processor
+/// fetch memory ahead, short ones spread the work evenly: a quarter of a worker's share, within bounds that were
+/// measured.
+[[nodiscard]] inline std::size_t claim_bytes(std::size_t model_bytes, Rank size, Rank workers,
+                                             std::size_t bucket_bytes) noexcept {
+  constexpr std::size_t page = 4096;
+  constexpr std::size_t least = std::size_t{1} << 16;  // of all ranks' models together
+  constexpr std::size_t most = std::size_t{1} << 22;
+  const auto ranks = static_cast<std::size_t>(size);
+  const std::size_t share = model_bytes * ranks / (4 * static_cast<std::size_t>(workers));
+  const std::size_t wanted = bucket_bytes > 0 ? bucket_bytes : std::clamp(share, least, most) / ranks;
+  return std::max<std::size_t>(wanted / page, 1) * page;
 }
 
 /// @brief A round of full values between ranks that share an address space.
@@ -42,7 +48,7 @@ public:
   SharedFullPrecision(C& communicator, const FullPrecision&, const Layout& layout, const SessionOptions& options)
       : communicator_(communicator),
         layout_(layout),
-        claim_bytes_(claim_bytes(communicator.size(), options.bucket_bytes)),
+        claim_bytes_(claim_bytes(layout.bytes(), communicator.size(), communicator.workers(), options.bucket_bytes)),
         rows_(static_cast<std::size_t>(communicator.size())),
         scratch_(rows_.size()) {}
 

@@ -42,6 +42,9 @@ public:
   [[nodiscard]] Rank rank() const noexcept { return rank_; }
   [[nodiscard]] Rank size() const noexcept { return world_.size(); }
 
+  /// See kith::SharedAddressSpace.
+  [[nodiscard]] Rank workers() const noexcept { return world_.workers(); }
+
   /// See kith::Communicator.
   [[nodiscard]] std::uint32_t open_channel() noexcept { return channels_++; }
 

@@ -36,10 +36,12 @@ class Communicator;
 class World {
 public:
   /// @throws UsageError for a size below 1.
-  explicit World(Rank size) : size_(size), cores_(std::max(1, static_cast<Rank>(std::thread::hardware_concurrency()))) {
+  explicit World(Rank size)
+      : size_(size), parts_(std::clamp(static_cast<Rank>(std::thread::hardware_concurrency()), 1, std::max(size, 1))) {
     if (size < 1) throw UsageError("a group of threads has at least 1 rank, not " + std::to_string(size));
     const auto count = static_cast<std::size_t>(size);
     seats_ = std::make_unique<Seat[]>(count);
+    all_parts_ = std::make_unique<Part[]>(static_cast<std::size_t>(parts_));
     publications_.assign(count, nullptr);
   }
 
@@ -48,6 +50,9 @@ public:
   ~World() = default;
 
   [[nodiscard]] Rank size() const noexcept { return size_; }
+
+  /// How many of the ranks can run at once: all, or as many as there are cores.
+  [[nodiscard]] Rank workers() const noexcept { return parts_; }
 
 private:
   friend class Communicator;
@@ -67,6 +72,10 @@ private:
     detail::Parking parking;
   };
 
+  struct alignas(128) Part {
+    std::atomic<std::size_t> next{0};  // the next claim of this part
+  };
+
   struct Failure {
     Rank peer;
     Rank reporter;
@@ -83,7 +92,7 @@ private:
   [[nodiscard]] Seat& seat(Rank rank) noexcept { return seats_[static_cast<std::size_t>(rank)]; }
 
   // Spinning pays while every rank has a core of its own; otherwise it keeps the one waited for from running.
-  [[nodiscard]] int spins() const noexcept { return size_ <= cores_ ? 4000 : 0; }
+  [[nodiscard]] int spins() const noexcept { return size_ == parts_ ? 4000 : 0; }
 
   template <class P, class Work, class Epilogue>
   Seconds meet(Rank rank, const Call& call, P& publication, std::size_t claims, const Work& work,
@@ -112,13 +121,13 @@ private:
   void open(Rank rank, const Call& call, std::uint64_t meeting, std::size_t claims) {
     check_calls(rank, call);
     opened_at_ = Clock::now();
-    next_claim_.store(0, std::memory_order_relaxed);
-    unfinished_.store(std::max<std::size_t>(claims, 1), std::memory_order_relaxed);
+    for (Rank p = 0; p < parts_; ++p) part(p).next.store(first_claim(p, tickets(claims)), std::memory_order_relaxed);
+    unfinished_.store(tickets(claims), std::memory_order_relaxed);
     gate_.store(meeting * one_meeting);
     if (claims <= 1) return;  // a single piece of work: nobody need wake before it is done
     opened_.store(meeting);
     // As many helpers as there are cores and claims for them: more would only take turns on the same cores.
-    std::size_t helpers = std::min(static_cast<std::size_t>(std::min<Rank>(size_, cores_)), claims) - 1;
+    std::size_t helpers = std::min(static_cast<std::size_t>(parts_), claims) - 1;
     for (Rank i = 1; i < size_ && helpers > 0; ++i)
       if (seat((rank + i) % size_).parking.wake()) --helpers;
   }
@@ -140,19 +149,33 @@ private:
     if (!under_way()) throw_failure(rank, call);
   }
 
+  // Without work there is still the epilogue to be run by somebody.
+  static std::size_t tickets(std::size_t claims) noexcept { return std::max<std::size_t>(claims, 1); }
+
+  // The claims are dealt out in contiguous parts, one for each rank that has a core. A rank starts with the same part
+  // in every round, whose memory its core may still have in its cache, and then helps with the others.
+  [[nodiscard]] std::size_t first_claim(Rank part, std::size_t claims) const noexcept {
+    return claims * static_cast<std::size_t>(part) / static_cast<std::size_t>(parts_);
+  }
+  [[nodiscard]] Part& part(Rank index) noexcept { return all_parts_[static_cast<std::size_t>(index)]; }
+
   template <class P, class Work, class Epilogue>
   void take_claims(Rank rank, std::uint64_t meeting, std::size_t claims, Published<P> published, const Work& work,
                    const Epilogue& epilogue) {
-    const std::size_t tickets = std::max<std::size_t>(claims, 1);  // without work there is still the epilogue
-    for (;;) {
-      const std::size_t claim = next_claim_.fetch_add(1, std::memory_order_relaxed);
-      if (claim >= tickets) return;
-      if (claims > 0) work(published, claim);
-      if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        epilogue(published);
-        closed_.store(meeting);
-        for (Rank i = 1; i < size_; ++i) seat((rank + i) % size_).parking.wake();
-        return;
+    for (Rank i = 0; i < parts_; ++i) {
+      const Rank mine = (rank + i) % parts_;
+      std::atomic<std::size_t>& next = part(mine).next;
+      const std::size_t end = first_claim(mine + 1, tickets(claims));
+      while (next.load(std::memory_order_relaxed) < end) {
+        const std::size_t claim = next.fetch_add(1, std::memory_order_relaxed);
+        if (claim >= end) break;
+        if (claims > 0) work(published, claim);
+        if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+          epilogue(published);
+          closed_.store(meeting);
+          for (Rank r = 1; r < size_; ++r) seat((rank + r) % size_).parking.wake();
+          return;
+        }
       }
     }
   }
@@ -238,14 +261,14 @@ private:
   }
 
   const Rank size_;
-  const Rank cores_;
+  const Rank parts_;
   std::unique_ptr<Seat[]> seats_;
+  std::unique_ptr<Part[]> all_parts_;
   std::vector<void*> publications_;
 
   alignas(128) std::atomic<std::uint64_t> gate_{0};
   alignas(128) std::atomic<std::uint64_t> opened_{0};  // the latest meeting whose work may be claimed
   alignas(128) std::atomic<std::uint64_t> closed_{0};  // the latest meeting whose work is done
-  alignas(128) std::atomic<std::size_t> next_claim_{0};
   alignas(128) std::atomic<std::size_t> unfinished_{0};
   Clock::time_point opened_at_;  // written before opened_ and closed_, read after them
 
