@@ -53,8 +53,7 @@ def add_legend(figure, axes):
     for axis in axes.values():
         for handle, label in zip(*axis.get_legend_handles_labels()):
             entries.setdefault(label, handle)
-    legend = figure.legend(entries.values(), entries.keys(), loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-    legend.set_in_layout(False)  # it stands outside; the picture grows with it
+    figure.legend(entries.values(), entries.keys(), loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
 
 
 def finish(figure, title, contexts, path):

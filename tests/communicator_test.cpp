@@ -21,6 +21,7 @@ struct Alone {
 };
 
 struct AloneInMemory : Alone {
+  [[nodiscard]] static kith::Rank workers() { return 1; }
   template <class P, class Work, class Epilogue>
   kith::Seconds collaborate(const kith::Call&, P&, std::size_t, const Work&, const Epilogue&) {
     return {};

@@ -80,7 +80,7 @@ public:
 
   DecentralizedAverager(C& communicator, T topology, std::vector<BufferView> buffers,
                         AveragerOptions options = {}) requires std::default_initializable<E>
-      : DecentralizedAverager(communicator, std::move(topology), std::move(buffers), E{}, std::move(options)) {}
+      : DecentralizedAverager(communicator, std::move(topology), std::move(buffers), E{}, options) {}
 
   /// @brief One call of the schedule: a gossip round, an exact global mean, or nothing (see AveragerOptions).
   /// Collective where it is due.

@@ -46,6 +46,8 @@ enum class Fault {
   writes_behind_the_gather,
   negative_wait_of_gather,
   // collaborate
+  no_workers,
+  workers_differ,
   claim_left_out,
   claim_done_twice,
   no_epilogue,
@@ -115,6 +117,11 @@ public:
     return fault_ == Fault::negative_wait_of_gather ? Seconds{-1} : waited;
   }
 
+  [[nodiscard]] Rank workers() const noexcept {
+    if (fault_ == Fault::no_workers) return 0;
+    return fault_ == Fault::workers_differ ? 1 + rank() % 2 : inner_.workers();
+  }
+
   template <class P, class Work, class Epilogue>
   Seconds collaborate(const Call& call, P& publication, std::size_t claims, const Work& work,
                       const Epilogue& epilogue) {
@@ -170,6 +177,8 @@ private:
   const Fault fault_;
   bool failed_ = false;
 };
+
+static_assert(kith::SharedAddressSpace<Broken>, "or the sharing of work would not be checked at all");
 
 // On how many of `size` ranks a check of a communicator with this fault fails: by Failure, or because what the engine
 // throws is not what it has to throw.
@@ -233,8 +242,9 @@ TEST_CASE("conformance: wrong gathers are caught") {
 }
 
 TEST_CASE("conformance: wrong sharing of work is caught") {
-  check_caught({Fault::claim_left_out, Fault::claim_done_twice, Fault::no_epilogue, Fault::epilogue_twice,
-                Fault::epilogue_too_early, Fault::publications_in_wrong_order});
+  check_caught({Fault::no_workers, Fault::workers_differ, Fault::claim_left_out, Fault::claim_done_twice,
+                Fault::no_epilogue, Fault::epilogue_twice, Fault::epilogue_too_early,
+                Fault::publications_in_wrong_order});
 }
 
 TEST_CASE("conformance: wrong behaviour at the deadline is caught") {

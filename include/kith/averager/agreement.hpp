@@ -218,10 +218,11 @@ void agree(C& communicator, Call call, Proposal mine, std::string_view refusal, 
   Proposal::write(mine.refusal, refusal);
   call.what = "construction";
   const auto all = gather(communicator, call, std::span<const Proposal>{&mine, 1});
-  if (!refusal.empty()) throw UsageError(std::string{refusal});
   for (std::size_t r = 0; r < all.size(); ++r)
-    if (all[r].refusal[0] != '\0')
-      throw UsageError("rank " + std::to_string(r) + " cannot take part: " + Proposal::read(all[r].refusal));
+    if (all[r].refusal[0] != '\0')  // the whole text on the rank itself, as much of it as fits elsewhere
+      throw UsageError(
+          "rank " + std::to_string(r) + " cannot take part: " +
+          (static_cast<Rank>(r) == communicator.rank() ? std::string{refusal} : Proposal::read(all[r].refusal)));
   for (std::size_t r = 1; r < all.size(); ++r)
     if (const std::string field = difference(all[r], all[0]); !field.empty())
       throw UsageError("rank " + std::to_string(r) + " differs from rank 0 in " + field);

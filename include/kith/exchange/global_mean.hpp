@@ -202,7 +202,7 @@ public:
         layout_(layout),
         size_(static_cast<std::size_t>(communicator.size())),
         rank_(static_cast<std::size_t>(communicator.rank())),
-        slice_bytes_((layout.bytes() / size_ + Layout::alignment) / Layout::alignment * Layout::alignment),
+        slice_bytes_((layout.bytes() / Layout::alignment + size_ - 1) / size_ * Layout::alignment),
         rows_(size_),
         staging_bytes_(2 * layout.bytes() + size_ * slice_bytes_),
         staging_(std::make_unique_for_overwrite<std::byte[]>(staging_bytes_)),

@@ -177,9 +177,16 @@ void check_communicator(C& communicator) {
     detail::check_exchange(communicator, ++round,
                            std::span{everybody}.first(std::min<std::size_t>(1, everybody.size())), 33);
   }
-  if constexpr (SharedAddressSpace<C>)
+  if constexpr (SharedAddressSpace<C>) {
+    const Rank workers = communicator.workers();
+    expect(workers >= 1 && workers <= size, "at least one rank can work at once, and no more than there are");
+    std::vector<Rank> all_workers(static_cast<std::size_t>(size));
+    communicator.all_gather(detail::test_call("workers", ++round), std::as_bytes(std::span{&workers, 1}),
+                            std::as_writable_bytes(std::span{all_workers}));
+    for (const Rank other : all_workers) expect(other == workers, "the number of workers is the same on all ranks");
     for (const std::size_t claims : {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{1000}})
       detail::check_collaborate(communicator, ++round, claims);
+  }
 }
 
 /// @brief A rank that does not come makes all others throw by the deadline, and the communicator has failed after that.

@@ -6,6 +6,10 @@
 #include <condition_variable>
 #include <mutex>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 namespace kith::thread::detail {
 
 /// Tells the processor that this thread is spinning.
@@ -14,6 +18,15 @@ inline void relax() noexcept {
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
   asm volatile("yield");
+#endif
+}
+
+/// The core that this thread runs on, or -1 where nobody tells: for choosing whom to wake, so it may be out of date.
+inline int current_core() noexcept {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
 #endif
 }
 

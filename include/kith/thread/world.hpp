@@ -67,6 +67,7 @@ private:
     std::size_t claims = 0;
     std::uint64_t meeting = 0;              // meetings this rank has come to; for its own thread
     std::atomic<std::uint64_t> arrived{0};  // the same for others: tells who is missing
+    std::atomic<int> core{-1};              // where it ran when it came to the latest one
     std::atomic<bool> taken{false};         // a Communicator exists, or has existed, for this rank
     std::atomic<bool> gone{false};          // and has ended
     detail::Parking parking;
@@ -101,6 +102,7 @@ private:
     const std::uint64_t meeting = ++mine.meeting;
     mine.call = &call;
     mine.claims = claims;
+    mine.core.store(detail::current_core(), std::memory_order_relaxed);
     publications_[static_cast<std::size_t>(rank)] = &publication;
     mine.arrived.store(meeting);
     const Clock::time_point start = Clock::now();
@@ -128,8 +130,13 @@ private:
     opened_.store(meeting);
     // As many helpers as there are cores and claims for them: more would only take turns on the same cores.
     std::size_t helpers = std::min(static_cast<std::size_t>(parts_), claims) - 1;
-    for (Rank i = 1; i < size_ && helpers > 0; ++i)
-      if (seat((rank + i) % size_).parking.wake()) --helpers;
+    // Those who last ran elsewhere come first: a thread wakes where it slept, and this core is busy.
+    const int here = seat(rank).core.load(std::memory_order_relaxed);
+    for (const bool elsewhere : {true, false})
+      for (Rank i = 1; i < size_ && helpers > 0; ++i) {
+        Seat& other = seat((rank + i) % size_);
+        if ((other.core.load(std::memory_order_relaxed) != here) == elsewhere && other.parking.wake()) --helpers;
+      }
   }
 
   void await_opening(Rank rank, const Call& call, std::uint64_t meeting, Clock::time_point start) {
@@ -191,29 +198,41 @@ private:
     return size_ - 1;  // it has come this very moment
   }
 
-  // Everybody has to make the same call. The last one in compares, before any work is done.
+  // Everybody has to make the same call. The last one in compares, before any work is done; the first rank that is not
+  // with the most is named.
   void check_calls(Rank rank, const Call& call) {
-    const auto same = [](const Seat& a, const Seat& b) {
-      return a.call->what == b.call->what && a.call->channel == b.call->channel &&
-             a.call->sequence == b.call->sequence && a.call->agreement == b.call->agreement && a.claims == b.claims;
+    const auto same = [this](Rank a, Rank b) {
+      const Call& x = *seat(a).call;
+      const Call& y = *seat(b).call;
+      return x.what == y.what && x.channel == y.channel && x.sequence == y.sequence && x.agreement == y.agreement &&
+             seat(a).claims == seat(b).claims;
     };
-    for (Rank r = 1; r < size_; ++r) {
-      if (same(seat(0), seat(r))) continue;
-      std::string text = "rank " + std::to_string(r) + " called " + kith::detail::describe(*seat(r).call) +
-                         " while rank 0 called " + kith::detail::describe(*seat(0).call) +
-                         ". All ranks make the same calls in the same order, with equal settings";
-      {
-        const std::lock_guard lock{failure_mutex_};
-        failure_ = {r, 0, PeerError::Reason::protocol, std::move(text)};
-        gate_.fetch_or(failed_bit);
-      }
-      wake_all();
-      throw_failure(rank, call);
+    Rank agreeing = 1;
+    while (agreeing < size_ && same(0, agreeing)) ++agreeing;
+    if (agreeing == size_) return;
+    Rank usual = 0;
+    Rank most = 0;
+    for (Rank r = 0; r < size_; ++r) {
+      Rank count = 0;
+      for (Rank other = 0; other < size_; ++other) count += same(r, other) ? 1 : 0;
+      if (count > most) usual = r, most = count;
     }
+    Rank odd = 0;
+    while (same(usual, odd)) ++odd;
+    {
+      const std::lock_guard lock{failure_mutex_};
+      failure_ = {odd, usual, PeerError::Reason::protocol,
+                  "rank " + std::to_string(odd) + " called " + kith::detail::describe(*seat(odd).call) +
+                      " while rank " + std::to_string(usual) + " called " + kith::detail::describe(*seat(usual).call) +
+                      ". All ranks make the same calls in the same order, with equal settings"};
+      gate_.fetch_or(failed_bit);
+    }
+    wake_all();
+    throw_failure(rank, call);
   }
 
   // Fails `meeting` unless it is already open or the world has failed before. Wakes everybody who waits.
-  void fail(std::uint64_t meeting, Failure failure) {
+  void fail(std::uint64_t meeting, const Failure& failure) {
     {
       const std::lock_guard lock{failure_mutex_};
       std::uint64_t gate = gate_.load();
