@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the project's own programs are built with: warnings and, on request, sanitizers. Link `kith_development`
+# privately; it is never installed, and consumers of kith::kith see nothing of it.
+
+option(KITH_WERROR "Treat warnings in the project's own programs as errors" OFF)
+set(KITH_SANITIZE "" CACHE STRING "Sanitizers for the project's own programs: 'address,undefined' or 'thread'")
+
+add_library(kith_development INTERFACE)
+target_link_libraries(kith_development INTERFACE kith::kith)
+target_compile_options(kith_development INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wshadow)
+if(KITH_WERROR)
+  target_compile_options(kith_development INTERFACE -Werror)
+endif()
+if(KITH_SANITIZE)
+  # No recovery: the first finding fails the test that made it.
+  target_compile_options(kith_development INTERFACE
+    -fsanitize=${KITH_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(kith_development INTERFACE -fsanitize=${KITH_SANITIZE})
+endif()
