@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# usage: check.sh CHECK [COMPILER]
+# One check of the package; CMakeLists.txt beside this file sets the variables and names the checks.
+set -euo pipefail
+
+check=$1 compiler=${2:-}
+cmake=$KITH_TEST_CMAKE source=$KITH_TEST_SOURCE
+consumer=$source/tests/package/consumer
+prefix=$KITH_TEST_SCRATCH/moved
+work=$KITH_TEST_SCRATCH/$check-${compiler##*/}
+
+fail() {
+  printf 'package test %s: %s\n' "$check" "$*" >&2
+  exit 1
+}
+
+# Configures, builds and runs the consumer.
+consume() {
+  "$cmake" -S "$consumer" -B "$work" -DCMAKE_CXX_COMPILER="$compiler" -DWAY="$check" "$@"
+  "$cmake" --build "$work"
+  expect_mean "$work/consumer"
+}
+
+expect_mean() { [[ $("$1") == "every element is 3.5" ]] || fail "the program printed something else"; }
+
+# Asks for the installed package as find_package(kith $1 ...) does.
+request() {
+  "$cmake" -S "$source/tests/package/request" -B "$work" -DCMAKE_CXX_COMPILER="$compiler" \
+    -DCMAKE_PREFIX_PATH="$prefix" -DREQUEST="$1" 2>&1
+}
+
+expect_found() { request "$1" || fail "find_package(kith $1) was refused"; }
+
+# Expects find_package(kith $1 ...) to be refused with a message that says $2 (CMake wraps its messages).
+expect_refused() {
+  local output
+  if output=$(request "$1"); then fail "find_package(kith $1) was granted"; fi
+  output=$(tr -s '\n ' ' ' <<<"$output")
+  [[ $output == *"$2"* ]] || fail "find_package(kith $1): no word of '$2' in: $output"
+}
+
+rm -rf "$work"
+case $check in
+  install)
+    # Everything is checked in the place that it was moved to: that nothing points to where it was installed is a check.
+    rm -rf "$KITH_TEST_SCRATCH/staged" "$prefix"
+    "$cmake" --install "$KITH_TEST_BUILD" --prefix "$KITH_TEST_SCRATCH/staged"
+    mv "$KITH_TEST_SCRATCH/staged" "$prefix"
+    ;;
+  installed_tree)
+    diff -r "$source/include" "$prefix/include" || fail "the installed headers differ from include/"
+    files=$(cd "$prefix" && find . -type f ! -path './include/kith/*' | sort | tr '\n' ' ')
+    [[ $files == "./share/cmake/kith/kithConfig.cmake ./share/cmake/kith/kithConfigVersion.cmake \
+./share/cmake/kith/kithTargets.cmake ./share/pkgconfig/kith.pc " ]] || fail "unexpected or missing files: $files"
+    ! grep -rlF -e "$KITH_TEST_SCRATCH" -e "$source" "$prefix" || fail "an installed file names a folder of the build"
+    ;;
+  versions)
+    expect_found 0.1
+    expect_found "0.1...<0.2"
+    for version in 0.0 0.2 1.0; do
+      expect_refused $version "compatible with requested version \"$version\""
+    done
+    ;;
+  components)
+    expect_found "0.1;OPTIONAL_COMPONENTS;nccl"
+    expect_found "0.1;COMPONENTS;core"
+    expect_refused "0.1;COMPONENTS;core;nccl;warp" "has no component nccl, warp; it has: core"
+    ;;
+  find_package) consume -DCMAKE_PREFIX_PATH="$prefix" ;;
+  add_subdirectory | fetch_content) consume -DKITH_SOURCE="$source" ;;
+  copied_headers)
+    mkdir -p "$work/third_party"
+    cp -R "$source/include/kith" "$work/third_party/kith"
+    "$compiler" -std=c++20 -I "$work/third_party" "$consumer/main.cpp" -pthread -o "$work/program"
+    expect_mean "$work/program"
+    ;;
+  pkg_config)
+    mkdir -p "$work"
+    export PKG_CONFIG_PATH=$prefix/share/pkgconfig
+    read -ra flags < <("$KITH_TEST_PKG_CONFIG" --cflags --libs 'kith >= 0.1')
+    "$compiler" -std=c++20 "$consumer/main.cpp" "${flags[@]}" -o "$work/program"
+    expect_mean "$work/program"
+    ;;
+  *) fail "there is no such check" ;;
+esac
