@@ -18,8 +18,8 @@
 namespace kith::detail {
 
 // The mean of all ranks is row 0 of the complete graph's round: x_0 + sum_j (x_j - x_0)/n in ascending rank. So one
-// kernel serves both, and identical models are a fixed point to the last bit (but that -0 becomes 0), which a rounded sum
-// over n is not.
+// kernel serves both, and identical models stay as they are to the last bit (but that -0 becomes 0), which a rounded
+// sum over n does not promise.
 
 /// Squared distances are added up over stretches of the flat model of this length, then over the stretches in order,
 /// then over the ranks: the same bits on every engine.

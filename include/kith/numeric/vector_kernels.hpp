@@ -289,7 +289,8 @@ template <std::size_t Bytes>
 KITH_SIMD_INLINE void prefetch(const void* at, std::size_t ahead) noexcept {
   const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(at) + ahead;
   KITH_UNROLL
-  for (std::size_t line = 0; line < Bytes; line += 64) __builtin_prefetch(reinterpret_cast<const void*>(first + line));
+  for (std::size_t line = 0; line < Bytes; line += 64)
+    __builtin_prefetch(reinterpret_cast<const void*>(first + line));  // NOLINT(performance-no-int-to-ptr)
 }
 
 template <class T>
