@@ -211,6 +211,7 @@ private:
     try {
       detail::require_options(options_);
       require_size(topology_, communicator_.size());
+      require_plans();
       detail::require_distinct(buffers);
     } catch (const UsageError& error) {
       refusal = error.message();
@@ -221,6 +222,20 @@ private:
     detail::agree(communicator_, here, detail::propose(topology_name(topology_), E::name, buffers, options_), refusal,
                   buffers);
     return buffers;
+  }
+
+  // Looks at the first rounds of the schedule, before anybody relies on it.
+  void require_plans() const {
+    constexpr Round rounds = 64;
+    const Rank rank = communicator_.rank();
+    const Rank size = communicator_.size();
+    const Round period = topology_.period(size);
+    const Rank max_degree = topology_.max_degree(size);
+    Neighborhood plan{max_degree};
+    for (Round t = 0; t < (period == 0 ? rounds : std::min(period, rounds)); ++t) {
+      plan_round(topology_, rank, size, t, plan);
+      detail::require_valid(plan, rank, size, max_degree, T::name);
+    }
   }
 
   [[nodiscard]] detail::Identity identity() const {
@@ -239,6 +254,7 @@ private:
 
   void gossip_round() {
     plan_round(topology_, communicator_.rank(), communicator_.size(), schedule_.round, plan_);
+    detail::require_valid(plan_, communicator_.rank(), communicator_.size(), max_degree_, T::name);
     Call here = call("gossip round", schedule_.round);
     here.agreement = std::bit_cast<std::uint64_t>(schedule_.mixing);
     const bool alone = max_degree_ == 0;  // on every rank, in every round: nobody waits for anybody

@@ -163,4 +163,27 @@ void plan_round(const T& topology, Rank rank, Rank size, Round round, Neighborho
   out.sort();
 }
 
+namespace detail {
+
+/// Throws UsageError for a planned round that names ranks which do not exist, the rank itself or one twice, or more of
+/// them than `max_degree`: an author's mistake that would otherwise read memory that is not there.
+inline void require_valid(const Neighborhood& plan, Rank rank, Rank size, Rank max_degree, std::string_view name) {
+  Rank before = -1;
+  const auto check = [&](Rank peer) {
+    if (peer <= before || peer >= size || peer == rank)
+      throw UsageError("topology " + std::string{name} + " names rank " + std::to_string(peer) + " to rank " +
+                       std::to_string(rank) + " of " + std::to_string(size) +
+                       ": peers exist, differ from the rank itself, and are named once a round");
+    before = peer;
+  };
+  for (const auto& source : plan.sources()) check(source.rank);
+  before = -1;
+  for (const Rank target : plan.targets()) check(target);
+  if (std::max(plan.sources().size(), plan.targets().size()) > static_cast<std::size_t>(max_degree))
+    throw UsageError("topology " + std::string{name} + " names more peers than its max_degree, " +
+                     std::to_string(max_degree));
+}
+
+}  // namespace detail
+
 }  // namespace kith

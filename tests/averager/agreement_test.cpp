@@ -29,6 +29,35 @@ struct RenamedExchange : kith::FullPrecision {
   static constexpr std::string_view name = "renamed";
 };
 
+// A ring whose author has made a mistake on rank 2.
+enum class Mistake { none, beyond_the_last, below_the_first, itself, twice, too_many };
+struct MistakenRing {
+  static constexpr std::string_view name = "mistaken-ring";
+  Mistake mistake = Mistake::none;
+
+  [[nodiscard]] static kith::Round period(Rank) { return 1; }
+  [[nodiscard]] static Rank max_degree(Rank) { return 2; }
+  void neighbors(Rank rank, Rank size, kith::Round round, kith::Neighborhood& out) const {
+    kith::Ring{}.neighbors(rank, size, round, out);
+    if (rank != 2) return;
+    switch (mistake) {
+      case Mistake::none:
+        return;
+      case Mistake::beyond_the_last:
+        return out.hear(size, 0.1);
+      case Mistake::below_the_first:
+        return out.tell(-1);
+      case Mistake::itself:
+        return out.hear(2, 0.1);
+      case Mistake::twice:
+        return out.tell(3);
+      case Mistake::too_many:
+        return out.hear(0, 0.1);
+    }
+  }
+};
+static_assert(kith::Topology<MistakenRing>);
+
 // What one rank is given.
 struct Given {
   AnyTopology topology = kith::Ring{};
@@ -211,6 +240,26 @@ TEST_CASE("agreement: a topology that does not exist for the size") {
     given.topology = communicator.rank() == 4 ? AnyTopology{kith::Torus{2, 2}} : AnyTopology{kith::Ring{}};
     CHECK(refusal_of(communicator, given).find("torus:2x2") != std::string::npos);
   });
+}
+
+TEST_CASE("agreement: a topology whose author has made a mistake is refused on every rank before it is used") {
+  for (const Mistake mistake : {Mistake::none, Mistake::beyond_the_last, Mistake::below_the_first, Mistake::itself,
+                                Mistake::twice, Mistake::too_many}) {
+    CAPTURE(static_cast<int>(mistake));
+    kith::testing::run_both_ways(5, [&](auto& communicator) {
+      std::vector<float> model(10, static_cast<float>(communicator.rank()));
+      std::string told;
+      try {
+        kith::DecentralizedAverager averager{communicator, MistakenRing{mistake}, {kith::view(model)}};
+        averager.average();
+      } catch (const UsageError& error) {
+        told = error.what();
+      }
+      CHECK((told.find("rank 2 cannot take part: topology mistaken-ring") != std::string::npos) ==
+            (mistake != Mistake::none));
+      CHECK(told.empty() == (mistake == Mistake::none));
+    });
+  }
 }
 
 TEST_CASE("agreement: two ranks of one process that name the same memory") {
