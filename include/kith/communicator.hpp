@@ -66,16 +66,22 @@ struct Incoming {
 /// - `open_channel()`: a number for a new averager, equal on all ranks that open in the same order. Local.
 /// - `exchange(call, outgoing, incoming)`: sends and receives all messages. At most one message for each ordered pair
 ///   of ranks; the byte counts of both ends agree. On return `outgoing` may be reused and `incoming` is filled.
-///   A rank with nothing to send or to receive takes part all the same.
+///   All ranks make the call; one waits for those that it has messages with, and need not wait for others.
 /// - `all_gather(call, mine, all)`: `all` = the `mine` of every rank in rank order; for small control data. Every rank
 ///   gives the same number of bytes.
 ///
-/// Both calls are collective, return the time spent waiting for peers, and
-/// - throw PeerError by the deadline where a peer does not come, has left, or makes a call whose `what`, `channel`,
-///   `sequence` or `agreement` differs; afterwards the communicator has failed, and every later call throws at once;
+/// Both return the time spent waiting for peers, and
+/// - throw PeerError by the deadline where a peer that is waited for does not come, has left, or makes a call whose
+///   `what`, `channel`, `sequence` or `agreement` differs; afterwards the communicator has failed, and every later call
+///   throws at once. The others learn of it: whoever waits for a rank that has failed throws as well;
 /// - make nothing of what they write visible outside `incoming` and `all`.
 ///
 /// kith/testing/conformance.hpp checks all of this for any model of the concept.
+///
+/// An engine may offer more, which the averager then uses: `Stream` (kith/stream.hpp), a way of its own to bring a
+/// message to all neighbours; `reserve(outgoing, incoming, bytes)`, which allocates what an exchange() with so many
+/// messages of at most so many bytes needs; `require_readable(buffers)`, which throws UsageError for memory that it
+/// cannot work with.
 ///
 /// @par Thread safety One thread at a time uses a communicator.
 template <class C>
