@@ -71,7 +71,7 @@ public:
         max_degree_(topology_.max_degree(communicator.size())),
         plan_(max_degree_),
         session_(communicator_, exchange_, *layout_,
-                 detail::SessionOptions{static_cast<std::size_t>(max_degree_), options_.bucket_bytes}),
+                 detail::SessionOptions{static_cast<std::size_t>(max_degree_), options_.bucket_bytes, buffers_}),
         global_(communicator_, *layout_),
         finite_(communicator_, static_cast<std::size_t>(max_degree_)) {
     schedule_.mixing = options_.mixing;
@@ -135,6 +135,7 @@ public:
     std::vector<BufferView> together = buffers_;
     together.insert(together.end(), targets.begin(), targets.end());
     detail::require_distinct(together, "parameter or target");
+    require_readable(targets);
     global_.mean(call("mean_into", ++calls_of_global_), buffers_, targets, true);
   }
 
@@ -201,6 +202,7 @@ public:
   void rebind(std::vector<BufferView> buffers) {
     require_same_layout(buffers, "rebind");
     detail::require_distinct(buffers);
+    require_readable(buffers);
     buffers_ = std::move(buffers);
   }
 
@@ -213,6 +215,7 @@ private:
       require_size(topology_, communicator_.size());
       require_plans();
       detail::require_distinct(buffers);
+      require_readable(buffers);
     } catch (const UsageError& error) {
       refusal = error.message();
     }
@@ -236,6 +239,11 @@ private:
       plan_round(topology_, rank, size, t, plan);
       detail::require_valid(plan, rank, size, max_degree, T::name);
     }
+  }
+
+  // Asks the engine, if it has an opinion.
+  void require_readable(std::span<const BufferView> buffers) const {
+    if constexpr (requires { communicator_.require_readable(buffers); }) communicator_.require_readable(buffers);
   }
 
   [[nodiscard]] detail::Identity identity() const {

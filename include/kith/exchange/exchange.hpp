@@ -41,6 +41,8 @@ struct GossipRound {
 struct SessionOptions {
   std::size_t max_degree = 0;
   std::size_t bucket_bytes = 0;
+  /// Where the parameters are at first.
+  std::span<const BufferView> buffers{};
 };
 
 }  // namespace detail

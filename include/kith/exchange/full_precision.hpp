@@ -13,6 +13,7 @@
 #include <kith/exchange/layout.hpp>
 #include <kith/exchange/rows.hpp>
 #include <kith/numeric/kernels.hpp>
+#include <kith/stream.hpp>
 #include <kith/topology.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
@@ -96,88 +97,143 @@ private:
   std::vector<RowScratch> scratch_;
 };
 
-/// @brief A round of full values by messages: one to each out-neighbour, one from each in-neighbour, into staging.
+/// @brief A round of full values between ranks that have memory of their own: what the others hold comes in piece by
+/// piece, and each piece is averaged while the next ones travel.
 ///
-/// The parameters are written after the last message has come, by arithmetic that cannot fail.
+/// New values are written as they are computed, straight into the parameters. If a later piece fails to come, the
+/// parameters are restored from the message that this rank has sent.
 template <Communicator C>
-class MessageFullPrecision {
+class StreamFullPrecision {
 public:
-  MessageFullPrecision(C& communicator, const FullPrecision&, const Layout& layout, const SessionOptions& options)
-      : communicator_(communicator),
-        layout_(layout),
+  StreamFullPrecision(C& communicator, const FullPrecision&, const Layout& layout, const SessionOptions& options)
+      : layout_(layout),
+        stream_(communicator, {layout.bytes(), options.max_degree, options.bucket_bytes, options.buffers}),
         rows_(options.max_degree + 1, options.max_degree),
-        packed_bytes_(layout.buffers() > 1 ? layout.bytes() : 0),
-        staging_bytes_(options.max_degree * layout.bytes() + packed_bytes_),
-        staging_(std::make_unique_for_overwrite<std::byte[]>(staging_bytes_)) {
-    outgoing_.reserve(options.max_degree);
-    incoming_.reserve(options.max_degree);
+        new_bytes_(stream_.ever_in_place() ? new_pieces * stream_.piece_bytes() : 0),
+        new_(std::make_unique_for_overwrite<std::byte[]>(new_bytes_)) {}
+
+  [[nodiscard]] std::size_t staging_bytes() const noexcept {
+    return stream_.staging_bytes() + rows_.bytes() + new_bytes_;
   }
 
-  [[nodiscard]] std::size_t staging_bytes() const noexcept { return staging_bytes_ + rows_.bytes(); }
-
   Seconds round(const GossipRound& round) {
-    // A model of one buffer is its own message; several are packed into one.
-    const bool packed = packed_bytes_ > 0;
-    const std::size_t message_bytes = packed ? layout_.bytes() : layout_.payload_bytes();
-    if (packed) pack(layout_, round.buffers, 0, layout_.bytes(), staging_.get());
-    const void* message = packed ? staging_.get() : (round.buffers.empty() ? nullptr : round.buffers[0].data);
-    outgoing_.clear();
-    incoming_.clear();
-    for (const Rank to : round.plan.targets()) outgoing_.push_back({to, message, message_bytes});
-    for (const auto& source : round.plan.sources())
-      incoming_.push_back({source.rank, received(incoming_.size()), message_bytes});
-    const Seconds waited = communicator_.exchange(round.call, outgoing_, incoming_);
-    if (round.commit && !incoming_.empty()) commit(round);
-    return waited;
+    stream_.open(round.call, round.plan, round.buffers);
+    written_ = computed_ = 0;
+    const std::size_t pieces = stream_.pieces();
+    try {
+      for (std::size_t step = 0; step < pieces + stream_.lead(); ++step) {
+        if (step < pieces) publish(round, step);
+        if (step >= stream_.lead()) take(round, step - stream_.lead());
+      }
+    } catch (...) {
+      take_back(round);
+      throw;
+    }
+    while (written_ < computed_) write(round);
+    if (stream_.in_place()) let_go(round, pieces - 1);
+    return stream_.close();
   }
 
 private:
-  [[nodiscard]] std::byte* received(std::size_t source) const noexcept {
-    return staging_.get() + packed_bytes_ + source * layout_.bytes();
+  // So many pieces of new values wait until the others have read the old ones.
+  static constexpr std::size_t new_pieces = 4;
+
+  [[nodiscard]] std::size_t begin_of(std::size_t piece) const noexcept { return piece * stream_.piece_bytes(); }
+  [[nodiscard]] std::size_t end_of(std::size_t piece) const noexcept {
+    return std::min(begin_of(piece + 1), layout_.bytes());
+  }
+  [[nodiscard]] std::byte* new_values(std::size_t piece) const noexcept {
+    return new_.get() + piece % new_pieces * stream_.piece_bytes();
   }
 
-  void commit(const GossipRound& round) noexcept {
-    layout_.for_each(round.buffers, 0, layout_.bytes(),
+  void publish(const GossipRound& round, std::size_t piece) {
+    if (std::byte* const room = stream_.room(piece)) pack(layout_, round.buffers, begin_of(piece), end_of(piece), room);
+    stream_.publish(piece);
+  }
+
+  void take(const GossipRound& round, std::size_t piece) {
+    stream_.await(piece);
+    if (piece + 1 == stream_.pieces()) stream_.settle();
+    if (!round.commit || round.plan.sources().empty()) return stream_.consumed(piece);
+    const bool at_once = written_ == computed_ && !stream_.in_place() && !stream_.may_move();
+    if (at_once) {
+      average(round, piece, nullptr);
+      stream_.consumed(piece);
+      written_ = computed_ = piece + 1;
+      return;
+    }
+    do average(round, piece, new_values(piece));
+    while (stream_.moved(piece));
+    stream_.consumed(piece);
+    computed_ = piece + 1;
+    if (computed_ - written_ == new_pieces) write(round);
+  }
+
+  // Writes the next piece of new values, once nobody needs the old ones.
+  void write(const GossipRound& round) {
+    if (stream_.in_place()) let_go(round, written_);
+    unpack(layout_, round.buffers, begin_of(written_), end_of(written_), new_values(written_));
+    ++written_;
+  }
+
+  // Waits until those that read this rank's buffers have read the piece, or leaves them a copy of what they have not.
+  void let_go(const GossipRound& round, std::size_t piece) noexcept {
+    if (!stream_.released(piece)) retreat(round);
+  }
+  void retreat(const GossipRound& round) noexcept {
+    pack(layout_, round.buffers, begin_of(written_), layout_.bytes(), stream_.copy() + begin_of(written_));
+    stream_.retreat(written_);
+  }
+
+  void take_back(const GossipRound& round) noexcept {
+    if (stream_.in_place()) retreat(round);
+    unpack(layout_, round.buffers, 0, begin_of(written_), stream_.copy());
+  }
+
+  // The piece's new values, into `target` or in place.
+  void average(const GossipRound& round, std::size_t piece, std::byte* target) noexcept {
+    layout_.for_each(round.buffers, begin_of(piece), end_of(piece),
                      [&](std::size_t b, std::size_t first, std::size_t count, std::size_t offset) {
-                       with_compute_type(round.buffers[b].dtype, [&]<class T>() {
-                         average_piece<T>(round, round.buffers[b], first, count, offset);
-                       });
+                       std::byte* const to =
+                           target != nullptr ? target + (offset - begin_of(piece)) : element(round.buffers[b], first);
+                       with_compute_type(round.buffers[b].dtype,
+                                         [&]<class T>() { average_stretch<T>(round, b, first, count, offset, to); });
                      });
   }
 
   template <class T>
-  void average_piece(const GossipRound& round, const BufferView& buffer, std::size_t first, std::size_t count,
-                     std::size_t offset) noexcept {
-    const std::size_t width = size_of(buffer.dtype);
-    for (const std::size_t end = first + count; first < end;
-         first += rows_.length(), offset += rows_.length() * width) {
-      const std::size_t length = std::min(rows_.length(), end - first);
-      const std::span<Weighted<T>> sources = rows_.template sources<T>();
+  void average_stretch(const GossipRound& round, std::size_t b, std::size_t first, std::size_t count,
+                       std::size_t offset, std::byte* target) noexcept {
+    const DType dtype = round.buffers[b].dtype;
+    const std::size_t width = size_of(dtype);
+    const std::size_t length = width == sizeof(T) ? count : rows_.length();  // what has to be widened is, row by row
+    const std::span<Weighted<T>> sources = rows_.template sources<T>();
+    for (std::size_t i = 0; i < count; i += length) {
+      const std::size_t n = std::min(length, count - i);
       std::size_t k = 0;
-      for (const auto& source : round.plan.sources()) {
-        sources[k] = {rows_.template borrow<T>(buffer.dtype, received(k) + offset, k + 1, length),
-                      static_cast<T>(source.weight)};
+      for (const auto& [rank, weight] : round.plan.sources()) {
+        const std::byte* const values = stream_.source(k, b, (first + i) * width, offset + i * width);
+        sources[k] = {rows_.template borrow<T>(dtype, values, k + 1, n), static_cast<T>(weight)};
         ++k;
       }
-      std::byte* target = element(buffer, first);
-      rows_.template average<T>(buffer.dtype, target, rows_.template borrow<T>(buffer.dtype, target, 0, length),
-                                sources.first(k), round.mixing, length);
+      rows_.template average<T>(dtype, target + i * width,
+                                rows_.template borrow<T>(dtype, element(round.buffers[b], first + i), 0, n),
+                                sources.first(k), round.mixing, n);
     }
   }
 
-  C& communicator_;
   const Layout& layout_;
+  Stream<C> stream_;
   Rows rows_;
-  std::size_t packed_bytes_;
-  std::size_t staging_bytes_;
-  std::unique_ptr<std::byte[]> staging_;
-  std::vector<Outgoing> outgoing_;
-  std::vector<Incoming> incoming_;
+  std::size_t new_bytes_;
+  std::unique_ptr<std::byte[]> new_;
+  std::size_t computed_ = 0;  // pieces of the round whose new values are known
+  std::size_t written_ = 0;   // and are in the parameters
 };
 
 template <class C>
 struct FullPrecisionSession {
-  using type = MessageFullPrecision<C>;
+  using type = StreamFullPrecision<C>;
 };
 template <SharedAddressSpace C>
 struct FullPrecisionSession<C> {
@@ -193,7 +249,7 @@ struct FullPrecisionSession<C> {
 /// give the same bits. Differences instead of weighted values keep the mean of a symmetric W to rounding without drift.
 ///
 /// @par Cost   A model's bytes in one message per edge. Staging: between threads a few rows of scratch per rank;
-///             by messages one model per in-neighbour, and one more if the model has several buffers.
+///             otherwise one model, for what the parameters held before the round, and what the engine's stream needs.
 /// @par Source Lian et al., Can Decentralized Algorithms Outperform Centralized Algorithms?, NeurIPS 2017,
 ///             arXiv:1705.09056, Algorithm 1.
 struct FullPrecision {

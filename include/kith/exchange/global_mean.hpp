@@ -210,6 +210,8 @@ public:
         squares_(size_) {
     outgoing_.reserve(size_);
     incoming_.reserve(size_);
+    if constexpr (requires { communicator.reserve(size_, size_, slice_bytes_); })
+      communicator.reserve(size_ - 1, size_ - 1, layout.bytes());
   }
 
   [[nodiscard]] std::size_t staging_bytes() const noexcept {
