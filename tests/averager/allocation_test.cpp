@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// No allocation in a round. This unit replaces the global operator new of the whole test program by one that counts,
-// for each thread by itself. Sanitizers bring an operator new of their own, so their builds leave these cases out.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define KITH_TEST_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define KITH_TEST_SANITIZED 1
-#endif
-#endif
+// No allocation in a round.
+#include "allocation_counter.hpp"
+
 #ifndef KITH_TEST_SANITIZED
 
 #include <kith/averager.hpp>
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -26,51 +17,6 @@
 #include <doctest/doctest.h>
 
 #include "../reference.hpp"
-
-namespace {
-thread_local std::uint64_t allocations = 0;
-
-void* counted(std::size_t bytes) {
-  ++allocations;
-  if (void* memory = std::malloc(bytes > 0 ? bytes : 1)) return memory;
-  throw std::bad_alloc{};
-}
-void* counted(std::size_t bytes, std::align_val_t alignment) {
-  ++allocations;
-  const auto boundary = static_cast<std::size_t>(alignment);
-  if (void* memory = std::aligned_alloc(boundary, (bytes + boundary - 1) / boundary * boundary)) return memory;
-  throw std::bad_alloc{};
-}
-}  // namespace
-
-// The forms that do not throw call these. A compiler that sees both ends takes free() for the wrong match.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
-#endif
-void* operator new(std::size_t bytes) { return counted(bytes); }
-void* operator new[](std::size_t bytes) { return counted(bytes); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) { return counted(bytes, alignment); }
-void* operator new[](std::size_t bytes, std::align_val_t alignment) { return counted(bytes, alignment); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-
-namespace {
-
-// Allocations of this thread in f().
-template <class F>
-std::uint64_t allocations_of(const F& f) {
-  const std::uint64_t before = allocations;
-  f();
-  return allocations - before;
-}
-
-}  // namespace
 
 TEST_CASE("allocation: the counter counts") {
   std::vector<int> values;
