@@ -83,4 +83,13 @@ private:
   std::size_t index_;
 };
 
+/// @brief Encoded bytes that the codec's encoder cannot have written: too few, too many, or an impossible value in
+/// them.
+///
+/// Nothing has been decoded: the values that they were meant for hold what they held.
+class WireError : public Error {
+public:
+  using Error::Error;
+};
+
 }  // namespace kith
