@@ -7,6 +7,9 @@ include(GNUInstallDirs)
 set(kith_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/kith)
 install(TARGETS kith EXPORT kithTargets FILE_SET HEADERS)
 install(EXPORT kithTargets NAMESPACE kith:: DESTINATION ${kith_package_dir})
+# A component's targets have a file of their own, read only where what they link was found.
+install(TARGETS kith_mpi EXPORT kithMpiTargets)
+install(EXPORT kithMpiTargets NAMESPACE kith:: DESTINATION ${kith_package_dir})
 
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/kithConfig.cmake.in ${PROJECT_BINARY_DIR}/kithConfig.cmake
   INSTALL_DESTINATION ${kith_package_dir} NO_SET_AND_CHECK_MACRO)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# usage: check.sh CHECK [COMPILER]
+# usage: check.sh CHECK [COMPILER [LAUNCHER]]
 # One check of the package; CMakeLists.txt beside this file sets the variables and names the checks.
 set -euo pipefail
 
-check=$1 compiler=${2:-}
+check=$1 compiler=${2:-} launcher=${3:-}
 cmake=$KITH_TEST_CMAKE source=$KITH_TEST_SOURCE
 consumer=$source/tests/package/consumer
 prefix=$KITH_TEST_SCRATCH/moved
@@ -22,20 +22,35 @@ consume() {
   expect_mean "$work/consumer"
 }
 
-expect_mean() { [[ $("$1") == "every element is 3.5" ]] || fail "the program printed something else"; }
-
-# Asks for the installed package as find_package(kith $1 ...) does.
-request() {
-  "$cmake" -S "$source/tests/package/request" -B "$work" -DCMAKE_CXX_COMPILER="$compiler" \
-    -DCMAKE_PREFIX_PATH="$prefix" -DREQUEST="$1" 2>&1
+# The same with the MPI engine, as 4 ranks.
+consume_mpi() {
+  "$cmake" -S "$source/tests/package/mpi_consumer" -B "$work" -DCMAKE_CXX_COMPILER="$compiler" -DWAY="$check" "$@"
+  "$cmake" --build "$work"
+  [[ $("$launcher" -n 4 "$work/consumer") == "every element is 1.5" ]] || fail "the program printed something else"
 }
 
-expect_found() { request "$1" || fail "find_package(kith $1) was refused"; }
+expect_mean() { [[ $("$1") == "every element is 3.5" ]] || fail "the program printed something else"; }
+
+# Asks for the installed package as find_package(kith $1 ...) does; what follows are further options of cmake.
+request() {
+  local components=$1
+  shift
+  rm -rf "$work"
+  "$cmake" -S "$source/tests/package/request" -B "$work" -DCMAKE_CXX_COMPILER="$compiler" \
+    -DCMAKE_PREFIX_PATH="$prefix" -DREQUEST="$components" "$@" 2>&1
+}
+
+# Expects find_package(kith $1 ...) to be granted, and cmake to say $2.
+expect_found() {
+  local output
+  output=$(request "$1" "${@:3}") || fail "find_package(kith $1) was refused: $output"
+  [[ $output == *"${2:-}"* ]] || fail "find_package(kith $1): no word of '$2' in: $output"
+}
 
 # Expects find_package(kith $1 ...) to be refused with a message that says $2 (CMake wraps its messages).
 expect_refused() {
   local output
-  if output=$(request "$1"); then fail "find_package(kith $1) was granted"; fi
+  if output=$(request "$1" "${@:3}"); then fail "find_package(kith $1) was granted"; fi
   output=$(tr -s '\n ' ' ' <<<"$output")
   [[ $output == *"$2"* ]] || fail "find_package(kith $1): no word of '$2' in: $output"
 }
@@ -52,7 +67,7 @@ case $check in
     diff -r "$source/include" "$prefix/include" || fail "the installed headers differ from include/"
     files=$(cd "$prefix" && find . -type f ! -path './include/kith/*' | sort | tr '\n' ' ')
     [[ $files == "./share/cmake/kith/kithConfig.cmake ./share/cmake/kith/kithConfigVersion.cmake \
-./share/cmake/kith/kithTargets.cmake ./share/pkgconfig/kith.pc " ]] || fail "unexpected or missing files: $files"
+./share/cmake/kith/kithMpiTargets.cmake ./share/cmake/kith/kithTargets.cmake ./share/pkgconfig/kith.pc " ]] || fail "unexpected or missing files: $files"
     ! grep -rlF -e "$KITH_TEST_SCRATCH" -e "$source" "$prefix" || fail "an installed file names a folder of the build"
     ;;
   versions)
@@ -63,11 +78,26 @@ case $check in
     done
     ;;
   components)
-    expect_found "0.1;OPTIONAL_COMPONENTS;nccl"
-    expect_found "0.1;COMPONENTS;core"
-    expect_refused "0.1;COMPONENTS;core;nccl;warp" "has no component nccl, warp; it has: core"
+    expect_found "0.1;OPTIONAL_COMPONENTS;nccl" "with mpi: ''"
+    expect_found "0.1;COMPONENTS;core" "with mpi: ''"
+    expect_refused "0.1;COMPONENTS;core;warp" "has no component warp; it has: core, mpi"
+    ;;
+  components_without_mpi)
+    hide_mpi=-DCMAKE_DISABLE_FIND_PACKAGE_MPI=ON
+    expect_found "0.1;COMPONENTS;core;OPTIONAL_COMPONENTS;mpi" "with mpi: ''" $hide_mpi
+    reason="component mpi needs MPI, which was not found (Debian: libopenmpi-dev)"
+    expect_refused "0.1;COMPONENTS;mpi" "Reason given by package: $reason" $hide_mpi
+    request "0.1;COMPONENTS;mpi" $hide_mpi >"$KITH_TEST_SCRATCH/refused" || true
+    grep -qx "  $reason" "$KITH_TEST_SCRATCH/refused" || fail "the reason is more than one line"
+    ;;
+  components_with_mpi)
+    expect_found "0.1;COMPONENTS;core;mpi" "with mpi: 'TRUE'"
+    expect_found "0.1;OPTIONAL_COMPONENTS;mpi;warp" "with mpi: 'TRUE'"
+    expect_refused "0.1;COMPONENTS;mpi;warp" "has no component warp; it has: core, mpi"
     ;;
   find_package) consume -DCMAKE_PREFIX_PATH="$prefix" ;;
+  mpi_find_package) consume_mpi -DCMAKE_PREFIX_PATH="$prefix" ;;
+  mpi_add_subdirectory) consume_mpi -DKITH_SOURCE="$source" ;;
   add_subdirectory | fetch_content) consume -DKITH_SOURCE="$source" ;;
   copied_headers)
     mkdir -p "$work/third_party"

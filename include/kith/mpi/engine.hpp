@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include <mpi.h>
+
+#include <kith/communicator.hpp>
+#include <kith/mpi/arena.hpp>
+#include <kith/mpi/messages.hpp>
+#include <kith/mpi/peers.hpp>
+#include <kith/types.hpp>
+
+namespace kith::mpi::detail {
+
+/// What a communicator and everything made from it have in common.
+class Engine {
+public:
+  Engine(MPI_Comm parent, bool shared_memory)
+      : peers_(parent), mail_(peers_), arena_(peers_, shared_memory, gather("start of the communicator")) {
+    peers_.set_crowded(Peers::crowded(arena_.ranks_here()));
+  }
+
+  [[nodiscard]] Peers& peers() noexcept { return peers_; }
+  [[nodiscard]] Mail& mail() noexcept { return mail_; }
+  [[nodiscard]] const Arena& arena() const noexcept { return arena_; }
+
+  Seconds exchange(const Call& call, std::span<const Outgoing> outgoing, std::span<const Incoming> incoming) {
+    peers_.require_alive(call);
+    Meeting meeting{call};
+    mail_.exchange(meeting, outgoing, incoming);
+    return meeting.waited;
+  }
+
+  /// Every rank sends to every other: so each knows whom it waits for.
+  Seconds all_gather(const Call& call, std::span<const std::byte> mine, std::span<std::byte> all) {
+    outgoing_.clear();
+    incoming_.clear();
+    for (Rank r = 0; r < peers_.size(); ++r) {
+      std::byte* const room = all.data() + static_cast<std::size_t>(r) * mine.size();
+      if (r != peers_.rank()) {
+        outgoing_.push_back({r, mine.data(), mine.size()});
+        incoming_.push_back({r, room, mine.size()});
+      } else if (!mine.empty()) {
+        std::memcpy(room, mine.data(), mine.size());
+      }
+    }
+    return exchange(call, outgoing_, incoming_);
+  }
+
+  /// Collective: see Arena::take.
+  [[nodiscard]] Arena::Lease take(std::size_t bytes) {
+    return arena_.take(bytes, gather("allocation of shared memory"));
+  }
+
+  /// Collective: whether it holds on every rank.
+  [[nodiscard]] bool all(bool own) {
+    std::vector<std::byte> answers(static_cast<std::size_t>(peers_.size()));
+    const std::byte answer{own ? std::uint8_t{1} : std::uint8_t{0}};
+    gather("start of an averager")(std::span{&answer, 1}, answers);
+    return std::find(answers.begin(), answers.end(), std::byte{0}) == answers.end();
+  }
+
+  /// To be called once, at the end: gives MPI back what can be given back.
+  void leave(bool unwinding) noexcept {
+    if (peers_.leave(unwinding)) arena_.free();
+  }
+
+private:
+  [[nodiscard]] Arena::AllGather gather(std::string_view what) {
+    return [this, what](std::span<const std::byte> mine, std::span<std::byte> all) {
+      Call call;
+      call.what = what;
+      call.sequence = ++gathers_;
+      all_gather(call, mine, all);
+    };
+  }
+
+  Peers peers_;
+  Mail mail_;
+  std::vector<Outgoing> outgoing_;
+  std::vector<Incoming> incoming_;
+  std::uint64_t gathers_ = 0;
+  Arena arena_;
+};
+
+}  // namespace kith::mpi::detail
