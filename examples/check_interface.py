@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks how train_digits behaves on a command line: its options, its errors, its JSON, and that it is reproducible.
 
-usage: check_interface.py PROGRAM
+usage: check_interface.py PROGRAM            with threads as ranks
+       check_interface.py PROGRAM MPIRUN     with processes that MPIRUN starts as ranks
 """
 
 import contextlib
@@ -11,9 +12,11 @@ import os
 import pathlib
 import pty
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 FAST = ["--steps", "30"]
@@ -22,24 +25,34 @@ KEYS = {"name", "merged_accuracy", "worst_accuracy", "final_loss", "consensus_di
 PARAMETERS = 64 * 64 + 64 + 64 * 10 + 10  # of the default model, 4 bytes each
 
 
-class TrainDigits(unittest.TestCase):
+def but_times(results):
+    """The results without what differs from run to run."""
+    return [{key: value for key, value in result.items() if "seconds" not in key} for result in results]
+
+
+class InEmptyFolder(unittest.TestCase):
     """Everything runs in an empty folder: the program must find its data from anywhere."""
 
     program = ""
+    mpirun = ""
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
 
-    def run_it(self, *options):
-        return subprocess.run([self.program, *options], cwd=self.folder, stdout=subprocess.PIPE,
+    def run_it(self, *options, launcher=()):
+        return subprocess.run([*launcher, self.program, *options], cwd=self.folder, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True, timeout=120, check=False)
 
-    def results(self, *options):
-        done = self.run_it(*options, "--json", "results.json")
+    def results(self, *options, launcher=()):
+        done = self.run_it(*options, "--json", "results.json", launcher=launcher)
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+
+
+class Threads(InEmptyFolder):
+    """Options, errors and results, where nothing but the program itself is needed."""
 
     def refused(self, *options):
         """What the program says when it refuses options: briefly, with status 2 and nothing on stdout."""
@@ -68,7 +81,7 @@ class TrainDigits(unittest.TestCase):
     def test_wrong_values_name_the_right_ones(self):
         self.assertRegex(self.refused("--topology", "rign"), "one-peer-exponential.*ring.*torus")
         self.assertRegex(self.refused("--split", "label"), "iid.*by-label")
-        self.assertRegex(self.refused("--engine", "tread"), "thread")
+        self.assertRegex(self.refused("--engine", "tread"), "thread.*mpi")
         self.assertRegex(self.refused("--ranks", "0"), "1 to 1000")
         self.assertRegex(self.refused("--steps", "many"), "--steps")
         self.assertRegex(self.refused("--nonsense"), "--nonsense")
@@ -116,8 +129,8 @@ class TrainDigits(unittest.TestCase):
     def test_the_same_seed_gives_the_same_bits(self):
 
         def trained(seed):
-            results = self.results("--steps", "100", "--ranks", "5", "--split", "by-label", "--seed", seed)["results"]
-            return [{key: value for key, value in result.items() if "seconds" not in key} for result in results]
+            return but_times(
+                self.results("--steps", "100", "--ranks", "5", "--split", "by-label", "--seed", seed)["results"])
 
         self.assertEqual(trained("1"), trained("1"))
         self.assertNotEqual(trained("1"), trained("2"))
@@ -142,6 +155,93 @@ class TrainDigits(unittest.TestCase):
         self.assertLessEqual(widest, 80)
 
 
+class Mpi(InEmptyFolder):
+    """--engine mpi: what a launcher adds."""
+
+    def launcher(self, ranks):
+        return [self.mpirun, "-n", str(ranks)]
+
+    def under_mpirun(self, ranks, *options):
+        return self.run_it("--engine", "mpi", *options, launcher=self.launcher(ranks))
+
+    def test_the_same_bits_as_with_threads(self):
+        for ranks, options in [(4, []), (5, ["--split", "by-label", "--topology", "ring"])]:
+            options = ["--steps", "60", "--seed", "3", *options]
+            threads = self.results("--ranks", str(ranks), *options)
+            processes = self.results("--engine", "mpi", *options, launcher=self.launcher(ranks))
+            self.assertEqual(but_times(threads["results"]), but_times(processes["results"]))
+            self.assertEqual(processes["context"]["options"].pop("engine"), "mpi")
+            self.assertEqual(threads["context"]["options"].pop("engine"), "thread")
+            self.assertEqual(threads["context"], processes["context"])
+
+    def test_one_rank_prints(self):
+        done = self.under_mpirun(3, *FAST, "--ranks", "3")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr, "")
+        self.assertEqual(done.stdout.count("3 workers (mpi)"), 1)
+        self.assertEqual(len(re.findall("(?m)^kith +step +30/30 ", done.stdout)), 1)
+        self.assertNotIn("\x1b", done.stdout)
+
+    def test_help_is_printed_once(self):
+        done = self.under_mpirun(3, "--help")
+        self.assertEqual((done.returncode, done.stdout.count("--topology NAME")), (0, 1))
+
+    def refused(self, *options):
+        """What the program says when it refuses options: once, though mpirun adds what it has to say."""
+        done = self.under_mpirun(3, *FAST, *options)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertEqual(done.stdout, "")
+        return done.stderr
+
+    def test_errors_are_printed_once(self):
+        for options, says in [(["--ranks", "4"], "--ranks 4: mpirun starts the ranks, and the number of them is 3"),
+                              (["--nonsense"], "--nonsense"), (["--steps", "many"], "--steps: "),
+                              (["--topology", "hypercube"], "not 3"), (["--data", "nowhere.csv"], "file nowhere.csv")]:
+            self.assertEqual(self.refused(*options).count(says), 1, says)
+
+    def test_without_mpirun_it_is_one_rank(self):
+        results = self.results(*FAST, "--engine=mpi")
+        self.assertEqual(results["context"]["options"]["ranks"], 1)
+        self.assertEqual(self.run_it(*FAST, "--engine=mpi", "--ranks", "2").returncode, 2)
+
+    def test_interrupt_ends_all_ranks(self):
+        for wait_for_training in [False, True]:
+            command = [*self.launcher(4), self.program, "--engine", "mpi", "--steps", "1000000"]
+            with subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  text=True) as running:
+                self.addCleanup(running.kill)
+                said = running.stdout.readline()
+                ranks = self.ranks_of(running.pid)
+                self.assertEqual(len(ranks), 4)
+                if wait_for_training:
+                    time.sleep(0.5)
+                running.send_signal(signal.SIGINT)
+                said += running.communicate(timeout=30)[0]
+            self.assertNotEqual(running.returncode, 0)
+            self.assertIn("4 workers", said)
+            self.assertNotRegex(said, "(?i)segmentation|signal code|backtrace|\\[ *0\\] ")
+            deadline = time.monotonic() + 10  # an orphan has to be waited for by somebody else
+            while any(self.runs(rank) for rank in ranks) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            self.assertFalse([rank for rank in ranks if self.runs(rank)])
+
+    def ranks_of(self, process):
+        """The processes below this one that run the program."""
+        found = []
+        for children in pathlib.Path(f"/proc/{process}/task").glob("*/children"):
+            for child in children.read_text(encoding="ascii").split():
+                found += [child] if self.runs(child) else []
+                found += self.ranks_of(child)
+        return found
+
+    def runs(self, process):
+        """Whether the process is there and runs the program: its number may have been given to another."""
+        with contextlib.suppress(OSError):
+            return pathlib.Path(f"/proc/{process}/exe").resolve(strict=True) == pathlib.Path(self.program)
+        return False
+
+
 if __name__ == "__main__":
-    TrainDigits.program = str(pathlib.Path(sys.argv.pop()).resolve())
-    unittest.main()
+    InEmptyFolder.program = str(pathlib.Path(sys.argv[1]).resolve())
+    InEmptyFolder.mpirun = sys.argv[2] if len(sys.argv) > 2 else ""
+    unittest.main(argv=sys.argv[:1], defaultTest=["Mpi" if InEmptyFolder.mpirun else "Threads"])

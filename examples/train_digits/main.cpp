@@ -11,6 +11,7 @@
 #include <kith/kith.hpp>
 
 #include "dataset.hpp"
+#include "mpi_job.hpp"
 #include "options.hpp"
 #include "report.hpp"
 #include "training.hpp"
@@ -21,11 +22,27 @@ using namespace digits;
 
 /// Calls body(communicator) on every rank of the engine that was chosen: one line for each engine.
 template <class Body>
-void on_every_rank(const Options& options, const Body& body) {
+void on_every_rank(const Options& options, const std::optional<MpiJob>& mpi_job, const Body& body) {
   switch (options.engine) {
     case Engine::thread:
       return kith::thread::run(options.ranks, body);
+    case Engine::mpi:
+      return mpi_job->run(body);
   }
+}
+
+/// Everything before the training. Returns why there will be none, if so.
+std::optional<Ending> prepare(int argc, const char* const* argv, std::optional<kith::Rank> started, Options& options,
+                              Dataset& data) {
+  if (std::optional<Ending> ending = parse(argc, argv, started, options)) return ending;
+  try {
+    data = load(options.data);
+  } catch (const DataError& error) {
+    return Ending{2, fmt::format("train_digits: {}\n", error.what())};
+  }
+  if (static_cast<std::size_t>(options.ranks) > data.training.size())
+    return Ending{2, fmt::format("--ranks: there are only {} rows to deal to the workers\n", data.training.size())};
+  return std::nullopt;
 }
 
 /// The whole comparison: the same on every rank, rank 0 tells.
@@ -35,7 +52,7 @@ void compare(C& communicator, const Options& options, const Dataset& data) {
   if (tells) print_heading(options, data);
   std::vector<Result> results;
   for (const Method& method : methods_to_compare(options.topology)) {
-    Progress progress{method.name, options.steps};
+    Progress progress{method.name, options};
     results.push_back(
         train(communicator, method, options, data, [&](const Standing& standing) { progress.show(standing); }));
   }
@@ -49,18 +66,19 @@ void compare(C& communicator, const Options& options, const Dataset& data) {
 
 int main(int argc, char** argv) {
   try {
+    std::optional<MpiJob> mpi_job;
+    if (asks_for_mpi(argc, argv)) mpi_job.emplace(argc, argv);
     Options options;
-    if (const std::optional<int> status = parse(argc, argv, options)) return *status;
-    const Dataset data = load(options.data);
-    if (static_cast<std::size_t>(options.ranks) > data.training.size()) {
-      fmt::print(stderr, "--ranks: there are only {} rows to deal to the workers\n", data.training.size());
-      return 2;
+    Dataset data;
+    std::optional<Ending> ending =
+        prepare(argc, argv, mpi_job ? std::optional{mpi_job->ranks()} : std::nullopt, options, data);
+    if (mpi_job) ending = mpi_job->agree(ending);
+    if (ending) {
+      fmt::print(ending->status == 0 ? stdout : stderr, "{}", ending->text);
+      return ending->status;
     }
-    on_every_rank(options, [&](auto& communicator) { compare(communicator, options, data); });
+    on_every_rank(options, mpi_job, [&](auto& communicator) { compare(communicator, options, data); });
     return 0;
-  } catch (const DataError& error) {
-    fmt::print(stderr, "train_digits: {}\n", error.what());
-    return 2;
   } catch (const std::exception& error) {
     fmt::print(stderr, "train_digits: {}\n", error.what());
     return 1;

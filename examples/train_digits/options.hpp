@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <sstream>
 #include <string>
+#include <string_view>
 
 #include <fmt/core.h>
 #include <CLI/CLI.hpp>
@@ -22,8 +24,9 @@
 
 namespace digits {
 
-/// What the ranks are. Another engine is one more value here, one name in parse(), and one line in on_every_rank().
-enum class Engine : std::uint8_t { thread };
+/// What the ranks are: threads of this process, or processes that mpirun starts. Another engine is one more value here,
+/// one name in parse(), and one line in on_every_rank().
+enum class Engine : std::uint8_t { thread, mpi };
 
 struct Options {
   Engine engine = Engine::thread;
@@ -40,7 +43,13 @@ struct Options {
   std::string json;
 };
 
-inline const char* to_string(Engine) { return "thread"; }
+/// How the program ends before it has begun: by --help (status 0), or since something about its options is wrong (2).
+struct Ending {
+  int status = 0;
+  std::string text;
+};
+
+inline const char* to_string(Engine engine) { return engine == Engine::thread ? "thread" : "mpi"; }
 inline const char* to_string(Split split) { return split == Split::iid ? "iid" : "by-label"; }
 
 /// Every topology that --topology understands, one a line.
@@ -50,9 +59,22 @@ inline std::string topologies_as_lines() {
   return lines;
 }
 
-/// Fills `options` from the command line. Returns the status to exit with, or nothing: then the program goes on.
-/// What is wrong has been printed: 2 = a wrong option.
-inline std::optional<int> parse(int argc, char** argv, Options& options) {
+/// Whether the command line asks for --engine mpi. It must be known before anything is printed, and therefore before
+/// the command line is parsed: of many ranks only one may print.
+inline bool asks_for_mpi(int argc, const char* const* argv) {
+  std::string_view engine;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word{argv[i]};
+    if (word == "--engine" && i + 1 < argc) engine = argv[++i];
+    if (word.starts_with("--engine=")) engine = word.substr(word.find('=') + 1);
+  }
+  return engine == to_string(Engine::mpi);  // the last one counts, as in parse()
+}
+
+/// Fills `options` from the command line; `started` is the number of ranks if it is not the program that starts them.
+/// Prints nothing: what is to be printed is in the Ending, if there is one.
+inline std::optional<Ending> parse(int argc, const char* const* argv, std::optional<kith::Rank> started,
+                                   Options& options) {
   CLI::App app{
       "Workers learn handwritten digits, each from its own shard of the data, and average\n"
       "their models with the peers that a topology names after every step. For comparison\n"
@@ -66,8 +88,13 @@ inline std::optional<int> parse(int argc, char** argv, Options& options) {
   std::string engine = to_string(options.engine);
   std::string topology = kith::topology_name(options.topology);
   std::string split = to_string(options.split);
-  app.add_option("--engine", engine, "What a rank is")->check(CLI::IsMember({"thread"}))->capture_default_str();
-  app.add_option("--ranks", options.ranks, "Number of workers")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--engine", engine, "What a rank is: a thread, or a process that mpirun starts")
+      ->check(CLI::IsMember({"thread", "mpi"}))
+      ->capture_default_str();
+  CLI::Option* const ranks =
+      app.add_option("--ranks", options.ranks, "Number of workers; with --engine mpi it is mpirun's to say")
+          ->check(CLI::Range(1, 1000))
+          ->capture_default_str();
   app.add_option("--topology", topology, "Who averages with whom: see below")->type_name("NAME")->capture_default_str();
   app.add_option("--steps", options.steps, "Optimizer steps")->check(CLI::Range(1, 1000000))->capture_default_str();
   app.add_option("--split", split, "Shards: all alike, or a few of the digits for each worker")
@@ -91,14 +118,20 @@ inline std::optional<int> parse(int argc, char** argv, Options& options) {
 
   try {
     app.parse(argc, argv);
+    if (started && ranks->count() > 0 && options.ranks != *started)
+      return Ending{
+          2, fmt::format("--ranks {0}: mpirun starts the ranks, and the number of them is {1}; try mpirun -n {0}\n",
+                         options.ranks, *started)};
+    options.ranks = started.value_or(options.ranks);
+    options.engine = engine == "mpi" ? Engine::mpi : Engine::thread;
     options.split = split == "iid" ? Split::iid : Split::by_label;
     options.topology = kith::parse_topology(topology);
     kith::require_size(options.topology, options.ranks);  // the averager says the same, only later
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    std::ostringstream text;
+    return Ending{app.exit(error, text, text) == 0 ? 0 : 2, text.str()};
   } catch (const kith::UsageError& error) {
-    fmt::print(stderr, "--topology: {}\n", error.message());
-    return 2;
+    return Ending{2, fmt::format("--topology: {}\n", error.message())};
   }
   return std::nullopt;
 }

@@ -27,7 +27,12 @@ inline std::string percent(double share) { return fmt::format("{:.1f} %", 100 * 
 /// Shows how a run goes: a bar that moves on a terminal, a line now and then elsewhere.
 class Progress {
 public:
-  Progress(std::string name, std::size_t steps) : name_(std::move(name)), steps_(steps), next_line_((steps + 4) / 5) {}
+  Progress(std::string name, const Options& options)
+      : name_(std::move(name)),
+        steps_(options.steps),
+        next_line_((options.steps + 4) / 5),
+        // Open MPI's mpirun gives its ranks a terminal whatever it has itself.
+        on_terminal_(options.engine != Engine::mpi && isatty(STDOUT_FILENO) == 1) {}
 
   void show(const Standing& now) {
     const std::string numbers = fmt::format("loss {:.4f}  accuracy {:>7}", now.loss, percent(now.accuracy));
@@ -47,7 +52,7 @@ private:
   std::string name_;
   std::size_t steps_;
   std::size_t next_line_;
-  bool on_terminal_ = isatty(STDOUT_FILENO) == 1;
+  bool on_terminal_;
 };
 
 inline void print_heading(const Options& options, const Dataset& data) {
