@@ -7,10 +7,9 @@
 #include <kith/averager.hpp>
 #include <kith/topology/complete.hpp>
 
-#include "by_hand.hpp"
 #include "commands.hpp"
+#include "engines.hpp"
 #include "sweep.hpp"
-#include "thread_group.hpp"
 
 namespace bench {
 namespace {
@@ -18,15 +17,9 @@ namespace {
 using kith::DType;
 using kith::Rank;
 
-// x_0 + sum_j (x_j - x_0) / n on every rank.
-Expectation global_mean(std::uint64_t seed, Rank size) {
-  Expectation expected{seed, 0, {}};
-  for (Rank r = 1; r < size; ++r) expected.sources.push_back({r, 1.0 / static_cast<double>(size)});
-  return expected;
-}
-
 template <class Group>
-Line measure_all_reduce(Group& group, const SweepOptions& options, const kith::BufferView& model) {
+Line measure_all_reduce(Group& group, const SweepOptions& options, const kith::BufferView& model,
+                        const kith::BufferView& plain) {
   kith::AveragerOptions averaging;
   averaging.bucket_bytes = parse_bytes(options.bucket_bytes);
   kith::DecentralizedAverager averager{group.communicator(), kith::Complete{}, {model}, averaging};
@@ -35,42 +28,36 @@ Line measure_all_reduce(Group& group, const SweepOptions& options, const kith::B
   contest.kith = [&] { averager.average_globally(); };
   contest.expected = [&] { return global_mean(options.seed, group.size()); };
   contest.bytes_sent = [&] { return averager.metrics().bytes_sent; };
-  const auto by_hand = [&]<class T>(T) {
-    contest.by_hand = [&] { by_hand::all_reduce(group, static_cast<T*>(model.data), model.count); };
-  };
-  if (model.dtype == DType::f32) by_hand(float{});
-  if (model.dtype == DType::f64) by_hand(double{});
+  contest.rivals = by_hand::rivals_of_all_reduce(group, plain, options.seed);
   return measure(group, options, contest);
 }
 
 template <class Group>
-std::size_t sweep(const SweepOptions& options, Report& report) {
-  const std::vector<std::size_t> sizes = sizes_of(options);
-  const std::vector<Rank> numbers = parse_ranks(options.ranks);
-  const std::vector<DType> dtypes = parse_dtypes(options.dtypes);
-  std::size_t wrong = 0;
-  print_head();
-  for (const Rank ranks : numbers) {
-    for (const DType dtype : dtypes) {
-      Group::run(ranks, [&](Group& group) {
-        const Memory memory{sizes.back()};
-        group.publish(memory.data());
-        for (const std::size_t size : sizes) {
-          const kith::BufferView model{memory.data(), size / size_of(dtype), dtype};
-          const Line line = measure_all_reduce(group, options, model);
-          if (group.rank() != 0) continue;
-          wrong += line.wrong;
-          add_line(report, {"allreduce", options.engine, ranks, "complete", dtype, model.bytes()}, line);
-        }
-      });
-    }
-  }
-  return wrong;
-}
-
 int run(const SweepOptions& options, const Invocation& invocation) {
+  const std::vector<std::size_t> sizes = sizes_of(options);
+  const std::vector<Rank> numbers = Group::numbers_of_ranks(options.ranks);
+  const std::vector<DType> dtypes = parse_dtypes(options.dtypes);
+  const std::vector<std::string> memories = parse_memories<Group>(options);
   Report report{invocation, options.json};
-  return report.finish(sweep<ThreadGroup>(options, report));
+  Table table{report};
+  std::size_t wrong = 0;
+  const auto sweep = [&](Group& group, DType dtype) {
+    const Models<Group> models{group, memories, dtype, sizes.back()};
+    for (const std::string& memory : memories) {
+      for (const std::size_t size : sizes) {
+        const kith::BufferView model = models.view(memory, size);
+        const Line line = measure_all_reduce(group, options, model, models.view("own", size));
+        if (group.rank() != 0) continue;
+        wrong += line.wrong;
+        table.add({"allreduce", options.engine, group.size(), "complete", dtype, model.bytes(), memory,
+                   !options.no_shared_memory},
+                  line);
+      }
+    }
+  };
+  for (const Rank ranks : numbers)
+    for (const DType dtype : dtypes) Group::run(ranks, options, [&](Group& group) { sweep(group, dtype); });
+  return report.finish(wrong);
 }
 
 }  // namespace
@@ -79,7 +66,10 @@ void add_allreduce(CLI::App& app, Invocation& invocation) {
   auto* const command = app.add_subcommand("allreduce", "the exact mean of all ranks, as `round` measures a round");
   const auto options = std::make_shared<SweepOptions>();
   add_sweep_options(*command, *options);
-  command->callback([options, &invocation] { invocation.status = run(*options, invocation); });
+  command->callback([options, &invocation] {
+    with_engine(options->engine,
+                [&]<class Group>(std::type_identity<Group>) { invocation.status = run<Group>(*options, invocation); });
+  });
 }
 
 }  // namespace bench

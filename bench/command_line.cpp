@@ -67,9 +67,10 @@ std::vector<kith::AnyTopology> parse_topologies(std::string_view list) {
   return topologies;
 }
 
-void add_common_options(CLI::App& command, std::string& engine, std::string& json) {
+void add_common_options(CLI::App& command, std::string& engine, const std::vector<std::string>& engines,
+                        std::string& json) {
   command.add_option("--engine", engine, "what connects the ranks")
-      ->check(CLI::IsMember({"thread"}))
+      ->check(CLI::IsMember(engines))
       ->capture_default_str();
   command.add_option("--json", json, "also write context and results to this file")->type_name("FILE");
 }
@@ -99,7 +100,8 @@ void add_sweep_options(CLI::App& command, SweepOptions& options) {
   command.add_option("-c,--check", options.check, "1: check the first and the last iteration bit for bit; 0: do not")
       ->check(CLI::Range(0, 1))
       ->capture_default_str();
-  command.add_option("--ranks", options.ranks, "numbers of ranks")->type_name("LIST")->capture_default_str();
+  command.add_option("--ranks", options.ranks, "numbers of ranks (default: 2,4,8; those of mpirun with --engine mpi)")
+      ->type_name("LIST");
   command.add_option("-d,--dtype,--datatype", options.dtypes, "element types: f32, f64, f16, bf16")
       ->type_name("LIST")
       ->capture_default_str();
@@ -107,7 +109,16 @@ void add_sweep_options(CLI::App& command, SweepOptions& options) {
       ->type_name("SIZE")
       ->capture_default_str();
   command.add_option("--seed", options.seed, "of the models' values")->type_name("NUMBER")->capture_default_str();
-  add_common_options(command, options.engine, options.json);
+#if defined(KITH_BENCH_MPI)
+  command.add_option("--memory", options.memories, "where Kith's model lies: own, allocated (--engine mpi)")
+      ->type_name("LIST")
+      ->capture_default_str();
+  command.add_flag("--no-shared-memory", options.no_shared_memory,
+                   "--engine mpi: send messages also between ranks of one machine");
+  add_common_options(command, options.engine, {"thread", "mpi"}, options.json);
+#else
+  add_common_options(command, options.engine, {"thread"}, options.json);
+#endif
 }
 
 std::vector<std::size_t> sizes_of(const SweepOptions& options) {

@@ -17,6 +17,11 @@ namespace bench {
 struct Invocation {
   std::vector<std::string> arguments;
   int status = 0;
+  /// Of all the processes that run this together, one prints and writes files.
+  bool speaks = true;
+  /// The MPI library that this was started with, and the number of processes; empty and 1 without.
+  std::string mpi_library;
+  kith::Rank processes = 1;
 };
 
 /// The parts between the commas of a list; a comma inside brackets parts nothing: "ring,cycle:[ring,torus]".
@@ -42,9 +47,12 @@ struct SweepOptions {
   int check = 1;
   double seconds = 2;
   std::string engine = "thread";
-  std::string ranks = "2,4,8";
-  std::string topologies = "ring,one-peer-exponential,static-exponential";
+  /// Empty: what the engine's group says.
+  std::string ranks;
+  std::string topologies;
   std::string dtypes = "f32";
+  std::string memories = "own";
+  bool no_shared_memory = false;
   std::string bucket_bytes = "0";
   std::uint64_t seed = 1;
   std::string json;
@@ -53,8 +61,9 @@ struct SweepOptions {
 /// Adds those options to a sub-command.
 void add_sweep_options(CLI::App& command, SweepOptions& options);
 
-/// Adds --engine and --json.
-void add_common_options(CLI::App& command, std::string& engine, std::string& json);
+/// Adds --engine, with these to choose from, and --json.
+void add_common_options(CLI::App& command, std::string& engine, const std::vector<std::string>& engines,
+                        std::string& json);
 
 /// The sizes that -b, -e and -f ask for: b, b*f, ... up to e, and e itself.
 [[nodiscard]] std::vector<std::size_t> sizes_of(const SweepOptions& options);

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cstdio>
 #include <exception>
+#include <iostream>
+#include <sstream>
 #include <string>
 
 #include <CLI/CLI.hpp>
 #include <kith/error.hpp>
 
 #include "commands.hpp"
+#include "launch.hpp"
 
 namespace {
 
@@ -14,12 +16,14 @@ namespace {
 constexpr int failed = 1;
 constexpr int misused = 2;
 
-int run(int argc, char** argv) {
+// Runs the sub-command: the exit status. `message`: what went wrong.
+int run(int argc, char** argv, const bench::Launch& launch, std::string& message) {
   CLI::App app{"Measures Kith. Every flag, column and JSON key is defined in bench/README.md.", "kith_bench"};
   app.require_subcommand(1);
   bench::Invocation invocation;
   invocation.arguments.assign(argv + 1, argv + argc);
   invocation.arguments.insert(invocation.arguments.begin(), "kith_bench");
+  launch.describe(invocation);
   bench::add_round(app, invocation);
   bench::add_allreduce(app, invocation);
   bench::add_mix(app, invocation);
@@ -27,10 +31,16 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : misused;  // --help is no error
+    std::ostringstream said;
+    const int status = app.exit(error, std::cout, said);
+    message = said.str();
+    return status == 0 ? 0 : misused;  // --help is no error
   } catch (const kith::UsageError& error) {
-    std::fprintf(stderr, "kith_bench: %s\n", std::string{error.message()}.c_str());
+    message = "kith_bench: " + std::string{error.message()} + '\n';
     return misused;
+  } catch (const std::exception& error) {
+    message = std::string{"kith_bench: "} + error.what() + '\n';
+    return failed;
   }
   return invocation.status;
 }
@@ -38,10 +48,8 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "kith_bench: %s\n", error.what());
-  }
-  return failed;
+  bench::Launch launch{argc, argv};
+  std::string message;
+  const int status = run(argc, argv, launch, message);
+  return launch.end(status, message);
 }

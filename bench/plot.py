@@ -22,6 +22,9 @@ matplotlib.use("Agg")  # no display is needed
 import matplotlib.pyplot as pyplot  # noqa: E402
 
 COLUMNS = 3  # panels beside each other
+# What a user would write instead, by its key: what the legend calls it, and how it is drawn.
+RIVALS = {"by_hand": ("by hand", ":"), "mpi_allreduce": ("MPI_Allreduce", "-."),
+          "mpi_neighbor": ("MPI_Neighbor_alltoallv", (0, (1, 4)))}
 
 
 def read(files):
@@ -29,9 +32,10 @@ def read(files):
     results, contexts = [], []
     for file in files:
         record = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
-        if record["context"]["schema_version"] != 1:
-            sys.exit(f"{file}: schema_version {record['context']['schema_version']} is not known here")
-        contexts.append(record["context"])
+        for context in record.get("contexts") or [record["context"]]:  # of several runs: see mpi_table.py
+            if context["schema_version"] != 1:
+                sys.exit(f"{file}: schema_version {context['schema_version']} is not known here")
+            contexts.append(context)
         results += record["results"]
     return results, contexts
 
@@ -67,21 +71,32 @@ def finish(figure, title, contexts, path):
     print(path)
 
 
+def label_of(result):
+    """What a curve is about."""
+    kind = "MPI" if result["engine"] == "mpi" else ""
+    memory = "allocated" if result.get("memory") == "allocated" else ""
+    return " ".join(filter(None, [result["topology"], kind, memory]))
+
+
 def draw_times(name, results, contexts, path):
     """Time of a call against the size of the model: one panel per number of ranks and element type."""
     figure, axes = panels({(r["ranks"], r["dtype"]) for r in results})
     for (ranks, dtype), axis in axes.items():
         mine = [r for r in results if (r["ranks"], r["dtype"]) == (ranks, dtype)]
-        for i, topology in enumerate(dict.fromkeys(r["topology"] for r in mine)):
-            line = sorted((r for r in mine if r["topology"] == topology), key=lambda r: r["bytes"])
+        for i, label in enumerate(dict.fromkeys(map(label_of, mine))):
+            line = sorted((r for r in mine if label_of(r) == label), key=lambda r: r["bytes"])
             sizes = [r["bytes"] for r in line]
             colour = f"C{i}"
-            axis.plot(sizes, [r["time_us_p50"] for r in line], "o-", color=colour, markersize=3, label=topology)
+            axis.plot(sizes, [r["time_us_p50"] for r in line], "o-", color=colour, markersize=3, label=label)
             axis.fill_between(sizes, [r["time_us_p25"] for r in line], [r["time_us_p75"] for r in line], color=colour,
                               alpha=0.2)
-            by_hand = [r for r in line if "by_hand_us_p50" in r]
-            axis.plot([r["bytes"] for r in by_hand], [r["by_hand_us_p50"] for r in by_hand], ":", color=colour,
-                      label=f"{topology}, by hand" if by_hand else None)
+            for rival, (title, style) in RIVALS.items():
+                # They do not depend on where Kith's model lies, nor MPI_Allreduce on the topology.
+                measured = [r for r in line if f"{rival}_us_p50" in r and r.get("memory", "own") == "own"]
+                alike = rival == "mpi_allreduce"
+                if measured and not (alike and i > 0):
+                    axis.plot([r["bytes"] for r in measured], [r[f"{rival}_us_p50"] for r in measured], linestyle=style,
+                              color="black" if alike else colour, label=title if alike else f"{label}, {title}")
             if i == 0:  # the limit does not depend on the topology
                 axis.plot(sizes, [r["limit_us_p50"] for r in line], "--", color="black", label="limit: x = c*x")
         axis.set(xscale="log", yscale="log", title=f"{ranks} ranks, {dtype}", xlabel="model of one rank (bytes)")

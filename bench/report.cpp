@@ -5,10 +5,11 @@
 #include <cstdlib>
 #include <ctime>
 #include <fstream>
-#include <thread>
+#include <string_view>
 
 #include <fmt/core.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
 #include <kith/error.hpp>
 #include <kith/version.hpp>
@@ -47,7 +48,7 @@ Json host() {
   uname(&name);
   Json host;
   host["cpu"] = first_value("/proc/cpuinfo", "model name");
-  host["cores"] = std::thread::hardware_concurrency();
+  host["cores"] = sysconf(_SC_NPROCESSORS_ONLN);  // of the machine: mpirun may bind a process to one of them
   host["memory"] = first_value("/proc/meminfo", "MemTotal");
   host["system"] = std::string{name.sysname} + ' ' + name.release + ' ' + name.machine;
   return host;
@@ -59,11 +60,26 @@ double load() {
   return getloadavg(&average, 1) == 1 ? average : -1;
 }
 
-// Only variables that change what is measured; the rest of the environment is nobody's business.
+// Only variables that change what is measured; the rest of the environment is nobody's business. Launchers add their
+// own with these prefixes: addresses, folders, process numbers.
+bool is_measured(std::string_view name) {
+  for (const char* exact : {"GLIBC_TUNABLES", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_",
+                            "OMPI_MCA_hwloc_base_binding_policy", "OMPI_MCA_rmaps_base_oversubscribe"})
+    if (name == exact) return true;
+  for (const char* prefix : {"OMPI_MCA_btl", "OMPI_MCA_pml", "OMPI_MCA_mtl", "OMPI_MCA_osc", "OMPI_MCA_coll",
+                             "OMPI_MCA_mpi_", "OMPI_MCA_opal_", "MPIR_CVAR_"})
+    if (name.rfind(prefix, 0) == 0) return name.find("HOSTNAME") == std::string_view::npos;
+  return false;
+}
+
 Json environment() {
   Json variables = Json::object();
-  for (const char* name : {"GLIBC_TUNABLES", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"})
-    if (const char* value = std::getenv(name)) variables[name] = value;  // NOLINT(concurrency-mt-unsafe): one thread
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    const std::size_t equals = text.find('=');
+    if (equals != std::string_view::npos && is_measured(text.substr(0, equals)))
+      variables[std::string{text.substr(0, equals)}] = text.substr(equals + 1);
+  }
   return variables;
 }
 
@@ -82,7 +98,7 @@ void Report::line(const std::string& text) {
   std::fflush(stdout);
 }
 
-Report::Report(const Invocation& invocation, std::string json) : json_(std::move(json)) {
+Report::Report(const Invocation& invocation, const std::string& json) : json_(invocation.speaks ? json : "") {
   if (!json_.empty() && !std::ofstream{json_, std::ios::app}) throw kith::UsageError("cannot write the file " + json_);
   std::string command;
   for (const std::string& argument : invocation.arguments) command += (command.empty() ? "" : " ") + argument;
@@ -95,15 +111,24 @@ Report::Report(const Invocation& invocation, std::string json) : json_(std::move
   context_["date"] = utc_now();
   context_["command_line"] = command;
   context_["environment"] = environment();
+  if (!invocation.mpi_library.empty())
+    context_["mpi"] = {{"library", invocation.mpi_library}, {"ranks", invocation.processes}};
   context_["load_at_start"] = load();
   const Json& host = context_["host"];
   line(fmt::format("# kith_bench, Kith {}", version));
   line(fmt::format("# compiler  {}, {}", compiler(), KITH_BENCH_FLAGS));
   line(fmt::format("# host      {}, {} cores, {} of memory, {}", host["cpu"].get<std::string>(),
-                   host["cores"].get<unsigned>(), host["memory"].get<std::string>(),
-                   host["system"].get<std::string>()));
+                   host["cores"].get<long>(), host["memory"].get<std::string>(), host["system"].get<std::string>()));
   line(fmt::format("# load      {:.2f} threads were running before this began", load()));
   line(fmt::format("# command   {}", command));
+  if (invocation.mpi_library.empty()) return;
+  line(fmt::format("# MPI       {}; {} ranks", invocation.mpi_library, invocation.processes));
+  for (const auto& [name, value] : context_["environment"].items())
+    line(fmt::format("# variable  {}={}", name, value.get<std::string>()));
+  if (invocation.mpi_library.rfind("MPICH", 0) == 0 && invocation.processes > host["cores"].get<long>())
+    line(
+        "# note      MPICH keeps a core busy while it waits: with more ranks than cores, as on one machine here, each\n"
+        "#           message may take some 10 ms. Measure so many ranks on more cores, or with Open MPI.");
 }
 
 int Report::finish(std::size_t wrong) {

@@ -15,8 +15,8 @@ namespace bench {
 class Report {
 public:
   /// Prints what the run was made with, as '#' lines. `json`: the file to write, or empty. Throws kith::UsageError at
-  /// once if that file cannot be written: not after an hour of measuring.
-  Report(const Invocation& invocation, std::string json);
+  /// once if that file cannot be written: not after an hour of measuring. A process that does not speak writes none.
+  Report(const Invocation& invocation, const std::string& json);
 
   /// Prints a line of the table or, beginning with '#', a remark.
   static void line(const std::string& text);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // kith_bench round: one gossip round, beside the limit of the machine and beside what a user would write.
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -10,10 +9,9 @@
 #include <kith/error.hpp>
 #include <kith/topology/any.hpp>
 
-#include "by_hand.hpp"
 #include "commands.hpp"
+#include "engines.hpp"
 #include "sweep.hpp"
-#include "thread_group.hpp"
 
 namespace bench {
 namespace {
@@ -29,7 +27,18 @@ struct Plan {
   std::vector<Rank> ranks;
   std::vector<DType> dtypes;
   std::vector<AnyTopology> topologies;
+  std::vector<std::string> memories;
 };
+
+template <class Group>
+Plan parse(const SweepOptions& options) {
+  return {options,
+          sizes_of(options),
+          Group::numbers_of_ranks(options.ranks),
+          parse_dtypes(options.dtypes),
+          parse_topologies(options.topologies.empty() ? Group::topologies : options.topologies),
+          parse_memories<Group>(options)};
+}
 
 // The topologies that exist for so many ranks; a remark about each of the others.
 std::vector<AnyTopology> existing(const std::vector<AnyTopology>& topologies, Rank ranks) {
@@ -45,70 +54,64 @@ std::vector<AnyTopology> existing(const std::vector<AnyTopology>& topologies, Ra
   return found;
 }
 
-// One line: a topology, and models of so many elements.
+// One line: a topology, Kith's model, and the one of those beside it.
 template <class Group>
-Line measure_round(Group& group, const Plan& plan, const AnyTopology& topology, const kith::BufferView& model,
-                   void* second) {
+Line measure_round(Group& group, const SweepOptions& options, const AnyTopology& topology,
+                   const kith::BufferView& model, const kith::BufferView& plain) {
   kith::AveragerOptions averaging;
-  averaging.bucket_bytes = parse_bytes(plan.options.bucket_bytes);
+  averaging.bucket_bytes = parse_bytes(options.bucket_bytes);
   kith::DecentralizedAverager averager{group.communicator(), topology, {model}, averaging};
-  kith::Neighborhood neighborhood{topology.max_degree(group.size())};
-  const auto sources = [&] {
-    plan_round(topology, group.rank(), group.size(), averager.metrics().rounds, neighborhood);
-    return std::vector<kith::Neighborhood::Source>(neighborhood.sources().begin(), neighborhood.sources().end());
-  };
-  Expectation expected{plan.options.seed, group.rank(), {}};
+  kith::Neighborhood now{topology.max_degree(group.size())};
+  const auto plan_next = [&] { plan_round(topology, group.rank(), group.size(), averager.metrics().rounds, now); };
+  plan_next();
   Contest contest;
   contest.model = model;
   contest.kith = [&] { averager.average(); };
   contest.expected = [&] {
-    expected.sources = sources();  // before the round: the loop by hand repeats it afterwards
-    return expected;
+    plan_next();  // the others repeat the round that Kith makes
+    return Expectation{options.seed, group.rank(), {now.sources().begin(), now.sources().end()}};
   };
   contest.bytes_sent = [&] { return averager.metrics().bytes_sent; };
-  const auto by_hand = [&]<class T>(T) {
-    contest.by_hand = [&] {
-      by_hand::round(group, expected.sources, static_cast<T*>(model.data), static_cast<T*>(second), model.count);
-    };
-  };
-  if (model.dtype == DType::f32) by_hand(float{});
-  if (model.dtype == DType::f64) by_hand(double{});
-  return measure(group, plan.options, contest);
+  contest.rivals = by_hand::rivals_of_round(group, {plain, topology, now, options.seed});
+  return measure(group, options, contest);
 }
 
+// Every line of one number of ranks and one element type.
 template <class Group>
-void sweep(const Plan& plan, Report& report, std::size_t& wrong) {
-  for (const Rank ranks : plan.ranks) {
-    const std::vector<AnyTopology> topologies = existing(plan.topologies, ranks);
-    if (topologies.empty()) continue;
-    for (const DType dtype : plan.dtypes) {
-      Group::run(ranks, [&](Group& group) {
-        const Memory first{plan.sizes.back()};
-        const Memory second{plan.sizes.back()};
-        group.publish(first.data());
-        for (const AnyTopology& topology : topologies) {
-          for (const std::size_t size : plan.sizes) {
-            const kith::BufferView model{first.data(), size / size_of(dtype), dtype};
-            const Line line = measure_round(group, plan, topology, model, second.data());
-            if (group.rank() != 0) continue;
-            wrong += line.wrong;
-            add_line(report, {"round", plan.options.engine, ranks, topology_name(topology), dtype, model.bytes()},
-                     line);
-          }
-        }
-      });
+void sweep(Group& group, const Plan& plan, const std::vector<AnyTopology>& topologies, DType dtype, Table& table,
+           std::size_t& wrong) {
+  const SweepOptions& options = plan.options;
+  const Models<Group> models{group, plan.memories, dtype, plan.sizes.back()};
+  for (const AnyTopology& topology : topologies) {
+    for (const std::string& memory : plan.memories) {
+      for (const std::size_t size : plan.sizes) {
+        const kith::BufferView model = models.view(memory, size);
+        const Line line = measure_round(group, options, topology, model, models.view("own", size));
+        if (group.rank() != 0) continue;
+        wrong += line.wrong;
+        table.add({"round", options.engine, group.size(), topology_name(topology), dtype, model.bytes(), memory,
+                   !options.no_shared_memory},
+                  line);
+      }
     }
   }
 }
 
+template <class Group>
 int run(const SweepOptions& options, const Invocation& invocation) {
-  const Plan plan{options, sizes_of(options), parse_ranks(options.ranks), parse_dtypes(options.dtypes),
-                  parse_topologies(options.topologies)};
+  const Plan plan = parse<Group>(options);
   Report report{invocation, options.json};
-  print_head();
+  Table table{report};
   std::size_t wrong = 0;
-  sweep<ThreadGroup>(plan, report, wrong);
-  if (report.empty()) throw kith::UsageError("none of these topologies exists for any of these numbers of ranks");
+  bool measured = false;
+  for (const Rank ranks : plan.ranks) {
+    const std::vector<AnyTopology> topologies = existing(plan.topologies, ranks);
+    measured = measured || !topologies.empty();
+    for (const DType dtype : plan.dtypes)
+      if (!topologies.empty())
+        Group::run(ranks, options, [&](Group& group) { sweep(group, plan, topologies, dtype, table, wrong); });
+  }
+  if (!measured) throw kith::UsageError("none of these topologies exists for any of these numbers of ranks");
   return report.finish(wrong);
 }
 
@@ -118,10 +121,15 @@ void add_round(CLI::App& app, Invocation& invocation) {
   auto* const command = app.add_subcommand("round", "one gossip round: time, beside the limit and a loop by hand");
   const auto options = std::make_shared<SweepOptions>();
   add_sweep_options(*command, *options);
-  command->add_option("--topology", options->topologies, "topologies: " + kith::topology_spellings())
-      ->type_name("LIST")
-      ->capture_default_str();
-  command->callback([options, &invocation] { invocation.status = run(*options, invocation); });
+  command
+      ->add_option("--topology", options->topologies,
+                   "topologies: " + kith::topology_spellings() +
+                       " (default: ring,one-peer-exponential,static-exponential; with --engine mpi the first two)")
+      ->type_name("LIST");
+  command->callback([options, &invocation] {
+    with_engine(options->engine,
+                [&]<class Group>(std::type_identity<Group>) { invocation.status = run<Group>(*options, invocation); });
+  });
 }
 
 }  // namespace bench

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a sub-command of kith_bench on something tiny and checks its exit status, table and JSON.
 
-usage: smoke_test.py KITH_BENCH WORK_DIR {round|allreduce|mix|topologies|misuse|plot}
+usage: smoke_test.py KITH_BENCH WORK_DIR {round|allreduce|mix|topologies|misuse|plot|mpi|mpi_misuse} [MPIEXEC]
 """
 
 import json
@@ -10,6 +10,9 @@ import os
 import pathlib
 import subprocess
 import sys
+
+sys.dont_write_bytecode = True  # the source tree stays clean
+import mpi_table  # noqa: E402
 
 BENCH_DIR = pathlib.Path(__file__).resolve().parent
 ARGUMENTS = {
@@ -131,6 +134,69 @@ def check_misuse(bench, work):
         require(run(bench, *command.split()).returncode == 0, f"exit status of {command}")
 
 
+def launcher_of(mpiexec):
+    """The launcher's command. Open MPI refuses to serve root, and more ranks than cores, if it is not told."""
+    os.environ.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    return mpi_table.default_launcher(mpiexec)
+
+
+def check_mpi_results(results, name):
+    for r in results:
+        require_keys(r, RESULT_KEYS | MORE_KEYS["round"] | {"memory": str, "shared_memory": bool}, "result")
+        require(r["engine"] == "mpi" and r["ranks"] == 2 and r["wrong"] == 0, f"bad result {r}")
+        require(r["shared_memory"] == ("--no-shared-memory" not in name), f"shared memory in {r}")
+        real, is_round = r["dtype"] == "f32", r["name"] == "round"
+        # At 2 ranks one-peer-exponential, too, always meets the same neighbour.
+        for rival, there in {"mpi_allreduce": real, "by_hand": real and is_round,
+                             "mpi_neighbor": real and is_round}.items():
+            require((f"{rival}_us_p50" in r) == there, f"{rival} in {r}")
+
+
+def check_mpi(bench, work, mpiexec):
+    """Both sub-commands under mpirun: every contestant is there, and only one rank speaks; then the driver."""
+    launcher = launcher_of(mpiexec)
+    file = work / "mpi.json"
+    # Sizes 4, 256 and 16384 B, two types; memories and topologies.
+    for name, (tail, lines) in {"round": ("-b 4 -e 16K --memory own,allocated", 3 * 2 * 2 * 2),
+                                "allreduce": ("-b 4 -e 16K --memory own,allocated", 3 * 2 * 2),
+                                "round --no-shared-memory": ("-b 4K -e 4K --topology complete", 2)}.items():
+        file.unlink(missing_ok=True)
+        command = f"{launcher} -n 2 {bench} {name} --engine mpi -f 64 -n 3 -w 1 -d f32,f16 {tail} --json {file}"
+        done = run(*command.split())
+        print(f"{command}\n{done.stdout}")
+        require(done.returncode == 0, f"exit status {done.returncode}")
+        require(done.stdout.count("# Wrong elements: 0 OK") == 1, "not one footer")
+        record = json.loads(file.read_text(encoding="utf-8"))
+        require_keys(record["context"], CONTEXT_KEYS | {"mpi": dict}, "context")
+        require(record["context"]["mpi"]["ranks"] == 2, f"{record['context']['mpi']}")
+        require(len(record["results"]) == lines, f"{len(record['results'])} results, not {lines}")
+        check_mpi_results(record["results"], name)
+    table = work / "table.json"
+    done = run(sys.executable, BENCH_DIR / "mpi_table.py", "--bench", bench, "--mpirun", launcher, "--ranks", "1,2",
+               "--out", table, "--", *"-b 4 -e 4K -f 1024 -n 3 --memory own,allocated".split())
+    print(done.stdout)
+    require(done.returncode == 0, f"exit status {done.returncode} of mpi_table.py")
+    require(done.stdout.count("\n| 2 | 4 KiB |") == 1 and "|  |" not in done.stdout, "the table is not full")
+    done = run(sys.executable, BENCH_DIR / "plot.py", "--out", work, table)
+    require(done.returncode in (0, 77), f"exit status {done.returncode} of plot.py: {done.stdout}")
+
+
+def check_mpi_misuse(bench, work, mpiexec):
+    """What makes no sense is said once, and nothing hangs."""
+    for arguments, hint in {
+        "round --engine mpi --ranks 3": "--ranks says 3",
+        "round --engine mpi --bogus": "--bogus",
+        "round --engine=mpi -b 1Q": "1Q",
+        "round --engine mpi --memory rented": "rented",
+        f"round --engine mpi --json {work}/missing/file.json": "cannot write",  # rank 0 alone fails
+    }.items():
+        done = run(*f"{launcher_of(mpiexec)} -n 2 {bench} {arguments}".split())
+        print(f"{arguments}\n{done.stdout}")
+        require(done.returncode == 2, f"exit status {done.returncode}, not 2")
+        said = [line for line in done.stdout.splitlines() if hint in line and not line.startswith("#")]
+        require(len(said) == 1, f"{len(said)} lines with {hint!r}")
+
+
 def check_plot(bench, work):
     """The pictures exist, and are pictures."""
     names = ("round", "allreduce", "mix")
@@ -153,6 +219,10 @@ def main():
         check_misuse(bench, work)
     elif name == "plot":
         check_plot(bench, work)
+    elif name == "mpi":
+        check_mpi(bench, work, sys.argv[4])
+    elif name == "mpi_misuse":
+        check_mpi_misuse(bench, work, sys.argv[4])
     else:
         check_command(bench, work, name)
 

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <new>
 #include <numeric>
@@ -24,106 +27,155 @@
 
 namespace bench {
 
-/// Memory for a rank's model, on cache lines, every page of it touched by the thread that makes it.
-class Memory {
+/// Ordinary memory, on cache lines, every page of it touched by the thread that makes it.
+[[nodiscard]] inline std::shared_ptr<void> own_memory(std::size_t bytes) {
+  constexpr std::align_val_t alignment{64};
+  std::shared_ptr<void> memory{::operator new(bytes, alignment),
+                               [](void* data) { ::operator delete(data, alignment); }};
+  std::memset(memory.get(), 0, bytes);
+  return memory;
+}
+
+/// @brief A rank's models of one element type, in each kind of memory that `--memory` names, and in ordinary memory.
+///
+/// Collective. A group whose engine hands out memory has an allocate(dtype, bytes); else all of it is ordinary.
+template <class Group>
+class Models {
 public:
-  explicit Memory(std::size_t bytes)
-      : data_(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment}))) {
-    std::memset(data_.get(), 0, bytes);
+  Models(Group& group, const std::vector<std::string>& kinds, kith::DType dtype, std::size_t bytes) : dtype_(dtype) {
+    memory_["own"] = own_memory(bytes);
+    if constexpr (requires { group.allocate(dtype, bytes); })
+      if (std::find(kinds.begin(), kinds.end(), "allocated") != kinds.end())
+        memory_["allocated"] = group.allocate(dtype, bytes);
   }
-  [[nodiscard]] void* data() const noexcept { return data_.get(); }
+
+  /// The model of so many bytes at the beginning of that memory.
+  [[nodiscard]] kith::BufferView view(const std::string& kind, std::size_t bytes) const {
+    return {memory_.at(kind).get(), bytes / size_of(dtype_), dtype_};
+  }
 
 private:
-  static constexpr std::size_t alignment = 64;
-  struct Release {
-    void operator()(std::byte* data) const noexcept { ::operator delete (data, std::align_val_t{alignment}); }
-  };
-  std::unique_ptr<std::byte, Release> data_;
+  kith::DType dtype_;
+  std::map<std::string, std::shared_ptr<void>> memory_;
 };
 
-/// What is measured in a line of the table, for one rank. Every call is made by all ranks together.
+/// @brief One of those whose times stand beside each other in a line of the table.
+///
+/// A new one is an entry in the list that the engine's by-hand header returns: the table and the JSON follow.
+struct Contestant {
+  /// Begins the names of its figures in the JSON: "by_hand" gives by_hand_us_p50.
+  std::string key;
+  /// Heads its column.
+  std::string title;
+  /// The model that it works on, in ordinary memory.
+  kith::BufferView model;
+  /// What is timed, called by all ranks together; empty where it does not exist in this line.
+  std::function<void()> call;
+  /// What the next call leaves in a model filled by fill(); empty: what Kith leaves.
+  std::function<Expectation()> expected;
+};
+
+/// What is measured in a line of the table, for one rank.
 struct Contest {
   kith::BufferView model;
-  /// Kith's way.
   std::function<void()> kith;
-  /// What the user would write; empty where there is no such loop for the element type.
-  std::function<void()> by_hand;
-  /// What the next call of either leaves in a model filled by fill().
+  /// What the next call of Kith leaves in a model filled by fill(); called once before each iteration.
   std::function<Expectation()> expected;
   /// Bytes that this rank has sent so far, as Kith counts them.
   std::function<std::uint64_t()> bytes_sent;
+  /// What a user would write instead.
+  std::vector<Contestant> rivals;
 };
 
 /// The figures of a line.
 struct Line {
+  struct Rival {
+    std::string key;
+    std::string title;
+    std::optional<Quartiles> time;
+  };
   std::size_t iterations = 0;
   Quartiles kith;
   Quartiles limit;
-  std::optional<Quartiles> by_hand;
+  std::vector<Rival> rivals;
   /// By the busiest rank in one call.
   double bytes_sent = 0;
   std::size_t wrong = 0;
 };
 
-/// @brief Collective. Measures the contest: limit, Kith and the loop by hand take turns, so that whatever else the
-/// machine does meets all three alike. Each starts from models that every rank has just written itself, as an
-/// optimizer step leaves them.
+/// As many iterations as fit into `seconds`, 11 to 2001; but not for longer than five times `seconds` where that
+/// leaves 3: MPICH with more ranks than cores takes a second for what others do in a millisecond.
+[[nodiscard]] inline std::size_t fitting_iterations(double seconds, double iteration_seconds) {
+  const double fitting = std::clamp(seconds / iteration_seconds, 11.0, 2001.0);
+  return static_cast<std::size_t>(std::min(fitting, std::max(5 * seconds / iteration_seconds, 3.0)));
+}
+
+/// @brief Collective. Measures the contest: limit, Kith and its rivals take turns, so that whatever else the machine
+/// does meets all of them alike, and each iteration begins with another one. Each starts from models that every rank
+/// has just written itself, as an optimizer step leaves them.
 template <class Group>
 Line measure(Group& group, const SweepOptions& options, const Contest& contest) {
-  std::vector<double> kith_us;
-  std::vector<double> limit_us;
-  std::vector<double> by_hand_us;
-  double wrong = 0;
-  unsigned turn = 0;
   const auto largest = [&](double value) {
     const std::vector<double> values = group.gather(value);
     return *std::max_element(values.begin(), values.end());
   };
-  const auto refill = [&] { fill(contest.model, options.seed, group.rank()); };
-  const auto timed = [&](bool filled, const std::function<void()>& call) {
-    if (filled)
-      refill();
-    else
-      touch_once(contest.model, turn++);
-    return group.time_us(call);
-  };
+  unsigned limit_turn = 0;
+  std::vector<Contestant> all{{"limit", "limit", contest.model, [&] { touch_once(contest.model, limit_turn++); }, {}},
+                              {"kith", "Kith", contest.model, contest.kith, {}}};
+  for (const Contestant& rival : contest.rivals)
+    if (rival.call) all.push_back(rival);
+  std::vector<std::vector<double>> times_us(all.size());
+  std::vector<double> wrong(all.size());
+  std::vector<unsigned> turns(all.size());
+  std::size_t first = 0;
   const auto iterate = [&](bool check) {
-    limit_us.push_back(timed(false, [&] { touch_once(contest.model, turn++); }));
     const Expectation expected = contest.expected();
-    kith_us.push_back(timed(check, contest.kith));
-    if (check) wrong += static_cast<double>(count_wrong(contest.model, expected));
-    if (!contest.by_hand) return;
-    by_hand_us.push_back(timed(check, contest.by_hand));
-    // A comparison with a loop that does something else would be worth nothing.
-    if (check && largest(static_cast<double>(count_wrong(contest.model, expected, 1e-5))) > 0)
-      throw std::logic_error("the loop by hand does not compute the same average");
+    for (std::size_t k = 0; k < all.size(); ++k) {
+      const std::size_t who = (first + k) % all.size();
+      const Contestant& contestant = all[who];
+      const bool checked = check && who != 0;
+      if (checked)
+        fill(contestant.model, options.seed, group.rank());
+      else
+        touch_once(contestant.model, turns[who]++);
+      times_us[who].push_back(group.time_us(contestant.call));
+      if (checked)
+        wrong[who] += static_cast<double>(
+            count_wrong(contestant.model, contestant.expected ? contestant.expected() : expected, who == 1 ? 0 : 1e-5));
+    }
+    ++first;
   };
 
-  refill();
-  double spent_us = 0;
+  for (const Contestant& contestant : all) fill(contestant.model, options.seed, group.rank());
+  double spent_s = 0;
   for (std::size_t i = 0; i < std::max<std::size_t>(options.warmup, options.iterations == 0 ? 1 : 0); ++i) {
+    const auto begin = std::chrono::steady_clock::now();
     iterate(false);
-    spent_us = kith_us.back() + limit_us.back() + (by_hand_us.empty() ? 0 : by_hand_us.back());
+    spent_s = largest(std::chrono::duration<double>{std::chrono::steady_clock::now() - begin}.count());
   }
-  std::size_t iterations = options.iterations;
-  if (iterations == 0) {
-    const double fitting = options.seconds * 1e6 / spent_us;  // the same on every rank, because the times are
-    iterations = static_cast<std::size_t>(std::clamp(fitting, 11.0, 2001.0));
-  }
-  for (std::vector<double>* samples : {&kith_us, &limit_us, &by_hand_us}) {
-    samples->clear();
-    samples->reserve(iterations);
+  const std::size_t iterations =
+      options.iterations > 0 ? options.iterations : fitting_iterations(options.seconds, spent_s);
+  for (std::vector<double>& samples : times_us) {
+    samples.clear();
+    samples.reserve(iterations);
   }
   const double sent_before = static_cast<double>(contest.bytes_sent());
   for (std::size_t i = 0; i < iterations; ++i) iterate(options.check != 0 && (i == 0 || i + 1 == iterations));
 
   Line line;
   line.iterations = iterations;
-  line.kith = quartiles(kith_us);
-  line.limit = quartiles(limit_us);
-  if (!by_hand_us.empty()) line.by_hand = quartiles(by_hand_us);
+  line.limit = quartiles(times_us[0]);
+  line.kith = quartiles(times_us[1]);
+  std::size_t who = 2;
+  for (const Contestant& rival : contest.rivals) {
+    line.rivals.push_back({rival.key, rival.title, {}});
+    if (!rival.call) continue;
+    line.rivals.back().time = quartiles(times_us[who]);
+    // A comparison with something else would be worth nothing.
+    if (largest(wrong[who++]) > 0) throw std::logic_error(rival.title + " does not compute the same average");
+  }
   line.bytes_sent = largest(static_cast<double>(contest.bytes_sent()) - sent_before) / static_cast<double>(iterations);
-  const std::vector<double> all_wrong = group.gather(wrong);
+  const std::vector<double> all_wrong = group.gather(wrong[1]);
   line.wrong = static_cast<std::size_t>(std::accumulate(all_wrong.begin(), all_wrong.end(), 0.0));
   return line;
 }
@@ -136,12 +188,22 @@ struct Subject {
   std::string topology;
   kith::DType dtype = kith::DType::f32;
   std::size_t bytes = 0;
+  /// Where Kith's model lies.
+  std::string memory;
+  bool shared_memory = true;
 };
 
-/// Prints the head of the table that print_line() fills.
-void print_head();
+/// The table of a sweep; its lines also go to the report.
+class Table {
+public:
+  explicit Table(Report& report) noexcept : report_(report) {}
 
-/// Prints a line, and adds it to the report.
-void add_line(Report& report, const Subject& subject, const Line& line);
+  /// Prints a line, after the table's head if it is the first, and adds it to the report.
+  void add(const Subject& subject, const Line& line);
+
+private:
+  Report& report_;
+  bool begun_ = false;
+};
 
 }  // namespace bench

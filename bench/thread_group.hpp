@@ -7,11 +7,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include <kith/thread/run.hpp>
 #include <kith/types.hpp>
+
+#include "command_line.hpp"
 
 namespace bench {
 
@@ -55,10 +59,20 @@ private:
 };
 
 /// @brief One rank of a run on the thread engine, as the measurements see it. Another engine brings a class with the
-/// same members; peer() only where ranks can read each other's memory.
+/// same members; publish() and peer() only where ranks can read each other's memory, allocate() where it hands some
+/// out.
 class ThreadGroup {
 public:
   using Clock = std::chrono::steady_clock;
+  /// The kinds of memory that a model can lie in.
+  static constexpr std::string_view memories[] = {"own"};
+  /// What is measured if nothing else is asked for.
+  static constexpr const char* topologies = "ring,one-peer-exponential,static-exponential";
+
+  /// The numbers of ranks that `--ranks` asks for, if it does.
+  [[nodiscard]] static std::vector<kith::Rank> numbers_of_ranks(const std::string& asked) {
+    return parse_ranks(asked.empty() ? "2,4,8" : asked);
+  }
 
   /// Calls body(ThreadGroup&) on `size` ranks, each a thread, and rethrows the first failure.
   template <class Body>
@@ -73,6 +87,12 @@ public:
         throw;
       }
     });
+  }
+
+  /// The same: no option of a sweep is about threads.
+  template <class Body>
+  static void run(kith::Rank size, const SweepOptions&, const Body& body) {
+    run(size, body);
   }
 
   [[nodiscard]] kith::thread::Communicator& communicator() const noexcept { return communicator_; }

@@ -138,6 +138,12 @@ void fill(const kith::BufferView& model, std::uint64_t seed, kith::Rank rank) no
   });
 }
 
+Expectation global_mean(std::uint64_t seed, kith::Rank size) {
+  Expectation expected{seed, 0, {}};
+  for (kith::Rank r = 1; r < size; ++r) expected.sources.push_back({r, 1.0 / static_cast<double>(size)});
+  return expected;
+}
+
 std::size_t count_wrong(const kith::BufferView& model, const Expectation& expected, double tolerance) noexcept {
   std::vector<std::uint64_t> streams;
   for (const auto& source : expected.sources) streams.push_back(stream_of(expected.seed, source.rank));

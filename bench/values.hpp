@@ -23,6 +23,9 @@ struct Expectation {
   std::vector<kith::Neighborhood::Source> sources;
 };
 
+/// The exact mean of all ranks: x_0 + sum_j (x_j - x_0) / n on every rank.
+[[nodiscard]] Expectation global_mean(std::uint64_t seed, kith::Rank size);
+
 /// @brief The elements of `model` that are not what is expected, found by plain scalar arithmetic that shares nothing
 /// with Kith's kernels.
 ///
