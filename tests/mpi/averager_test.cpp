@@ -139,6 +139,8 @@ TEST_CASE("mpi averager: a single buffer, an empty one, and none at all") {
       for (const std::size_t count : {0U, 1U, 1000U, 4064U, 4065U})  // 16256 bytes go with the header
         check(communicator, way, {kith::OnePeerExponential{}, {{dtype, count, 1}}}, count);
     check(communicator, way, {kith::Ring{}, {}}, 1);
+    check(communicator, way, {kith::Ring{}, {{DType::f32, 3000}}, 1, 2, 4096},
+          2);  // pieces of what goes in one message
   }
 }
 

@@ -226,6 +226,7 @@ private:
     constexpr std::size_t unasked = 15 * page;
     std::size_t wanted = shape.piece_bytes;
     if (wanted == 0) wanted = !together ? unasked : shape.bytes <= 2 * in_memory ? 2 * in_memory : in_memory;
+    if (Cut{shape.bytes}.is_short()) wanted = longest;  // it goes in one message
     piece_bytes_ = std::min(round_up(std::min(wanted, longest), page), std::max<std::size_t>(shape.bytes, 1));
     cut_ = {shape.bytes, piece_bytes_};
     pieces_ = std::max<std::size_t>((shape.bytes + piece_bytes_ - 1) / piece_bytes_, 1);
