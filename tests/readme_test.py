@@ -15,6 +15,9 @@ Every fenced block of these languages is tested; a new one cannot slip through:
   ```sh     commands, run by bash in a copy of the source tree, as one script that ends at the first failure.
             STAND_INS below says which commands are replaced, and by what.
 
+The marker `<!-- test: mpi N -->` says that a block needs MPI: a program is compiled by mpicxx and started as N ranks by
+mpirun. Where those are missing the block is left out, and the report says so.
+
 The marker `<!-- test: skip REASON -->` leaves a block out, and the report says so. The marker `<!-- test: output -->`
 above a ```text block says that it is what the block before it prints, but for the space between words; `...` in it
 stands for anything. Markers stand on the line before the fence.
@@ -44,6 +47,9 @@ STAND_INS = [
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKER = re.compile(r"<!-- test: (\w+) ?(.*?) ?-->\s*$")
 COMMAND_LIMIT_S = 240
+# As environment, not as options: an MPI that they do not concern ignores them. See cmake/KithMpiTests.cmake.
+MPI_ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                   "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
 
 
 class Failure(Exception):
@@ -84,7 +90,7 @@ class Runner:
         self.source, self.build, self.work = source, build, work
         self.copy = None
         # The interpreter that runs this file is the one that the commands get.
-        self.environment = dict(os.environ, LC_ALL="C.UTF-8", MPLBACKEND="Agg",
+        self.environment = dict(os.environ, **MPI_ENVIRONMENT, LC_ALL="C.UTF-8", MPLBACKEND="Agg",
                                 PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
 
     def folder(self, name):
@@ -105,6 +111,9 @@ class Runner:
         folder = self.folder(block.place)
         (folder / "main.cpp").write_text(program)
         arguments = ["-std=c++20", "-I", self.source / "include", "main.cpp"]
+        if block.marker == "mpi":
+            run(["mpicxx", *arguments, "-pthread", "-o", "main"], folder)
+            return run(["mpirun", "-n", block.reason, "./main"], folder, env=self.environment)
         if shutil.which("clang++"):
             run(["clang++", *arguments, "-fsyntax-only"], folder)
         run(["g++", *arguments, "-pthread", "-o", "main"], folder)
@@ -162,7 +171,7 @@ class Runner:
 def check_page(page, runner, list_only):
     """Runs every block of a page; returns (tested, failures)."""
     text = page.read_text(encoding="utf-8")
-    tested, failures, printed = 0, [], None
+    tested, failures, printed, left_out = 0, [], None, False
     for block in (Block(page, match, text) for match in FENCE.finditer(text)):
         is_output = block.marker == "output"
         if block.language not in ("cpp", "cmake", "sh") and not is_output:
@@ -171,6 +180,11 @@ def check_page(page, runner, list_only):
         if block.marker == "skip" or list_only:
             if block.marker == "skip" and not block.reason:
                 failures.append(f"{block.place}: a skipped block needs its reason")
+            continue
+        if not is_output:
+            left_out = block.marker == "mpi" and not (shutil.which("mpicxx") and shutil.which("mpirun"))
+        if left_out:
+            print("    left out: MPI is not installed")
             continue
         try:
             if is_output:

@@ -71,7 +71,8 @@ public:
         max_degree_(topology_.max_degree(communicator.size())),
         plan_(max_degree_),
         session_(communicator_, exchange_, *layout_,
-                 detail::SessionOptions{static_cast<std::size_t>(max_degree_), options_.bucket_bytes, buffers_}),
+                 detail::SessionOptions{static_cast<std::size_t>(max_degree_), options_.bucket_bytes, buffers_,
+                                        options_.deadline}),
         global_(communicator_, *layout_),
         finite_(communicator_, static_cast<std::size_t>(max_degree_)) {
     schedule_.mixing = options_.mixing;
@@ -198,11 +199,14 @@ public:
   }
 
   /// @brief The parameters have moved: the same counts and dtypes at new places. Local.
-  /// @throws UsageError for other counts or dtypes, or overlapping buffers; the old places stay in force then.
+  /// @throws UsageError for other counts or dtypes, overlapping buffers, or memory of a kind that the engine cannot
+  /// change
+  ///         to (see kith::mpi::Communicator::allocate); the old places stay in force then.
   void rebind(std::vector<BufferView> buffers) {
     require_same_layout(buffers, "rebind");
     detail::require_distinct(buffers);
     require_readable(buffers);
+    if constexpr (requires { session_.require_place(buffers); }) session_.require_place(buffers);
     buffers_ = std::move(buffers);
   }
 

@@ -22,6 +22,8 @@ struct StreamShape {
   std::size_t piece_bytes = 0;
   /// The buffers that messages are copies of; none if they are something else.
   std::span<const BufferView> buffers{};
+  /// For the construction.
+  Seconds deadline = Call{}.deadline;
 };
 
 /// @brief How one round's message gets to the out-neighbours, and theirs to this rank, piece by piece: the interface of
@@ -53,6 +55,8 @@ public:
   /// By how many pieces publishing may run ahead of taking.
   [[nodiscard]] std::size_t lead() const noexcept { return 0; }
 
+  /// Throws UsageError if the buffers cannot be moved there.
+  void require_place(std::span<const BufferView>) const {}
   /// Begins a round. `call` and `plan` outlive it; `buffers` are where StreamShape::buffers are now.
   void open(const Call& call, const Neighborhood& plan, std::span<const BufferView>) {
     call_ = &call;

@@ -14,7 +14,7 @@
 TEST_CASE("mpi allocation: none in a round, from the first one on, on any way to the others") {
   for (const bool shared : {true, false}) {
     for (const bool in_place : {false, true}) {
-      kith::mpi::Communicator communicator{MPI_COMM_WORLD, {.shared_memory = shared}};
+      kith::mpi::Communicator communicator{MPI_COMM_WORLD, {.shared_memory = shared, .in_place_from_bytes = 0}};
       std::vector<float> own(50000);
       auto memory = communicator.allocate<float>(own.size());
       std::vector<double> second(70);

@@ -93,6 +93,13 @@ void check(Communicator& communicator, Way way, const Case& c, std::uint64_t see
   CHECK(model.get() == expected[r]);
 }
 
+// Bytes in /dev/shm; unlimited where there is none.
+double available_shared_memory() {
+  struct statvfs space {};
+  if (statvfs("/dev/shm", &space) != 0) return std::numeric_limits<double>::infinity();
+  return static_cast<double>(space.f_bavail) * static_cast<double>(space.f_frsize);
+}
+
 const std::vector<reference::Shape>& every_dtype() {
   static const std::vector<reference::Shape> shapes = {
       {DType::f32, 1000, 1}, {DType::f64, 64}, {DType::f16, 3, 1}, {DType::bf16, 1000, 3}, {DType::f32, 0},
@@ -104,7 +111,7 @@ const std::vector<reference::Shape>& every_dtype() {
 
 TEST_CASE("mpi averager: the arithmetic is pinned, for every topology and every way to the others") {
   for (const Way way : every_way) {
-    Communicator communicator{MPI_COMM_WORLD, {.shared_memory = way.shared_memory}};
+    Communicator communicator{MPI_COMM_WORLD, {.shared_memory = way.shared_memory, .in_place_from_bytes = 0}};
     for (const std::string& name :
          way.allocated ? std::vector<std::string>{"ring", "complete"} : kith::topology_names()) {
       const AnyTopology topology = kith::parse_topology(name);
@@ -123,7 +130,7 @@ TEST_CASE("mpi averager: models of many pieces, whatever they are cut into") {
   const std::vector<reference::Shape> shapes = {
       {DType::f32, 9003, 1}, {DType::bf16, 6001}, {DType::f64, 2011, 3}, {DType::f16, 7021, 1}};
   for (const Way way : every_way) {
-    Communicator communicator{MPI_COMM_WORLD, {.shared_memory = way.shared_memory}};
+    Communicator communicator{MPI_COMM_WORLD, {.shared_memory = way.shared_memory, .in_place_from_bytes = 0}};
     for (const std::size_t bucket : {std::size_t{1}, std::size_t{10000}, std::size_t{0}}) {
       check(communicator, way, {kith::OnePeerExponential{}, shapes, 1, 3, bucket}, bucket);
       check(communicator, way, {kith::Ring{}, shapes, 1, 2, bucket}, bucket);
@@ -134,7 +141,7 @@ TEST_CASE("mpi averager: models of many pieces, whatever they are cut into") {
 
 TEST_CASE("mpi averager: a single buffer, an empty one, and none at all") {
   for (const Way way : every_way) {
-    Communicator communicator{MPI_COMM_WORLD, {.shared_memory = way.shared_memory}};
+    Communicator communicator{MPI_COMM_WORLD, {.shared_memory = way.shared_memory, .in_place_from_bytes = 0}};
     for (const DType dtype : {DType::f32, DType::bf16})
       for (const std::size_t count : {0U, 1U, 1000U, 4064U, 4065U})  // 16256 bytes go with the header
         check(communicator, way, {kith::OnePeerExponential{}, {{dtype, count, 1}}}, count);
@@ -152,7 +159,7 @@ TEST_CASE("mpi averager: random shapes, topologies and cuts") {
   constexpr DType dtypes[] = {DType::f32, DType::f64, DType::f16, DType::bf16};
   const std::vector<std::string> names = kith::topology_names();
   for (const Way way : every_way) {
-    Communicator communicator{MPI_COMM_WORLD, {.shared_memory = way.shared_memory}};
+    Communicator communicator{MPI_COMM_WORLD, {.shared_memory = way.shared_memory, .in_place_from_bytes = 0}};
     for (int repeat = 0; repeat < 6;) {
       Case c{kith::parse_topology(names[random() % names.size()]), {}};
       try {
@@ -215,25 +222,28 @@ TEST_CASE("mpi averager: a schedule with everything in it gives the bits of the 
   }
 }
 
-TEST_CASE("mpi averager: buffers that move, out of the shared memory and back") {
-  Communicator communicator{MPI_COMM_WORLD};
-  const std::vector<reference::Shape> shapes = {{DType::f32, 50001}, {DType::f64, 1003}};
-  auto expected = reference::random_models(communicator.size(), shapes, 3);
-  const auto r = static_cast<std::size_t>(communicator.rank());
-  Placed shared{communicator, true, expected[r]};
-  kith::DecentralizedAverager averager{communicator, kith::OnePeerExponential{}, shared.views(),
-                                       kith::AveragerOptions{.bucket_bytes = 16384}};
-  averager.average();
-  Placed in_it{communicator, true, shared.get()};
-  Placed outside{communicator, false, shared.get()};
-  Placed& own = communicator.rank() % 2 == 0 ? in_it : outside;
-  averager.rebind(own.views());
-  averager.average();
-  Placed again{communicator, true, own.get()};
-  averager.rebind(again.views());
-  averager.average();
-  for (kith::Round t = 0; t < 3; ++t) reference::round(expected, kith::OnePeerExponential{}, t);
-  CHECK(again.get() == expected[r]);
+TEST_CASE("mpi averager: buffers that move, within their kind of memory") {
+  for (const bool allocated : {false, true}) {
+    Communicator communicator{MPI_COMM_WORLD, {.in_place_from_bytes = 0}};
+    const std::vector<reference::Shape> shapes = {{DType::f32, 50001}, {DType::f64, 1003}};
+    auto expected = reference::random_models(communicator.size(), shapes, 3);
+    const auto r = static_cast<std::size_t>(communicator.rank());
+    Placed first{communicator, allocated, expected[r]};
+    kith::DecentralizedAverager averager{communicator, kith::OnePeerExponential{}, first.views(),
+                                         kith::AveragerOptions{.bucket_bytes = 16384}};
+    averager.average();
+    Placed second{communicator, allocated, first.get()};
+    averager.rebind(second.views());
+    averager.average();
+    int most_here = communicator.ranks_here();
+    MPI_Allreduce(MPI_IN_PLACE, &most_here, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+    averager.average();
+    for (kith::Round t = 0; t < 3; ++t) reference::round(expected, kith::OnePeerExponential{}, t);
+    CHECK(second.get() == expected[r]);
+    Placed outside{communicator, false, second.get()};
+    const bool in_place = allocated && most_here > 1 && available_shared_memory() > 1e8;
+    if (in_place) CHECK_THROWS_AS(averager.rebind(outside.views()), UsageError);
+  }
 }
 
 TEST_CASE("mpi averager: several on one communicator, together and one after the other") {
@@ -302,9 +312,7 @@ TEST_CASE("mpi averager: a NaN stops the round where it would have gone, and onl
 // Runs with a small /dev/shm (launch/small_shm.sh): a model for which there is no room in it. Otherwise nothing is
 // tested.
 TEST_CASE("mpi averager: ranks that have too little shared memory agree to send messages") {
-  struct statvfs space {};
-  if (statvfs("/dev/shm", &space) != 0) return;
-  double available = static_cast<double>(space.f_bavail) * static_cast<double>(space.f_frsize);
+  double available = available_shared_memory();
   MPI_Bcast(&available, 1, MPI_DOUBLE, 0, MPI_COMM_WORLD);
   constexpr double small = 1 << 26;
   if (available > small) return;

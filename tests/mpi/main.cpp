@@ -92,6 +92,15 @@ bool as_many_as_expected() {
 
 }  // namespace
 
+// Stands in front of MPI's own: with KITH_TEST_RANKS_PER_MACHINE one machine passes for several.
+int MPI_Comm_split_type(MPI_Comm comm, int type, int key, MPI_Info info, MPI_Comm* part) {
+  const char* ranks = std::getenv("KITH_TEST_RANKS_PER_MACHINE");
+  if (ranks == nullptr) return PMPI_Comm_split_type(comm, type, key, info, part);
+  int rank = 0;
+  MPI_Comm_rank(comm, &rank);
+  return MPI_Comm_split(comm, rank / std::atoi(ranks), key, part);
+}
+
 int main(int argc, char** argv) {
   int provided = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);

@@ -43,6 +43,8 @@ struct SessionOptions {
   std::size_t bucket_bytes = 0;
   /// Where the parameters are at first.
   std::span<const BufferView> buffers{};
+  /// For the construction.
+  Seconds deadline = Call{}.deadline;
 };
 
 }  // namespace detail

@@ -107,7 +107,8 @@ class StreamFullPrecision {
 public:
   StreamFullPrecision(C& communicator, const FullPrecision&, const Layout& layout, const SessionOptions& options)
       : layout_(layout),
-        stream_(communicator, {layout.bytes(), options.max_degree, options.bucket_bytes, options.buffers}),
+        stream_(communicator,
+                {layout.bytes(), options.max_degree, options.bucket_bytes, options.buffers, options.deadline}),
         rows_(options.max_degree + 1, options.max_degree),
         new_bytes_(stream_.ever_in_place() ? new_pieces * stream_.piece_bytes() : 0),
         new_(std::make_unique_for_overwrite<std::byte[]>(new_bytes_)) {}
@@ -115,6 +116,8 @@ public:
   [[nodiscard]] std::size_t staging_bytes() const noexcept {
     return stream_.staging_bytes() + rows_.bytes() + new_bytes_;
   }
+
+  void require_place(std::span<const BufferView> buffers) const { stream_.require_place(buffers); }
 
   Seconds round(const GossipRound& round) {
     stream_.open(round.call, round.plan, round.buffers);

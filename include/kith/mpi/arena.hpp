@@ -42,12 +42,12 @@ public:
     MPI_Comm_size(machine_, &ranks_here_);
     find_places();
     struct {
-      bool wanted;
+      int wanted;
       int ranks_here;
-    } const mine{wanted, ranks_here_};
+    } const mine{wanted ? 1 : 0, ranks_here_};
     std::vector<std::remove_const_t<decltype(mine)>> all(ranks());
     all_gather(std::as_bytes(std::span{&mine, 1}), std::as_writable_bytes(std::span{all}));
-    shares_ = std::all_of(all.begin(), all.end(), [](const auto& rank) { return rank.wanted; }) &&
+    shares_ = std::all_of(all.begin(), all.end(), [](const auto& rank) { return rank.wanted != 0; }) &&
               std::any_of(all.begin(), all.end(), [](const auto& rank) { return rank.ranks_here > 1; });
     gives_ = shares_;
   }
@@ -101,8 +101,10 @@ public:
       common.free &= all[r].free;
       common.room = common.room && all[r].room;
     }
-    std::size_t window = 0;
-    while (window < most_windows && (common.free >> window & 1) == 0) ++window;
+    std::size_t window = most_windows;  // the smallest that is long enough
+    for (std::size_t w = 0; w < std::min(windows_.size(), most_windows); ++w)
+      if ((common.free >> w & 1) != 0 && (window == most_windows || windows_[w].bytes < windows_[window].bytes))
+        window = w;
     bool made = window < most_windows;
     if (!made && common.room) {
       window = windows_.size();
@@ -145,6 +147,7 @@ public:
 
   /// Collective: gives everything back to MPI. The last thing that is called.
   void free() {
+    if (shares_ && !gives_) return;  // some have windows that others have not: they stay until the program ends
     for (Window& window : windows_) {
       MPI_Win_unlock_all(window.handle);
       MPI_Win_free(&window.handle);
@@ -211,12 +214,14 @@ private:
         MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes + alignment), 1, info, machine_, &own, &window.handle);
     MPI_Info_free(&info);
     if (code != MPI_SUCCESS) return false;
-    MPI_Win_lock_all(MPI_MODE_NOCHECK, window.handle);  // for as long as the window lives: ranks use plain atomics
+    MPI_Win_set_errhandler(window.handle, MPI_ERRORS_RETURN);
+    // For as long as the window lives: ranks use plain atomics.
+    require_success(MPI_Win_lock_all(MPI_MODE_NOCHECK, window.handle), "MPI_Win_lock_all");
     for (int r = 0; r < ranks_here_; ++r) {
       MPI_Aint length = 0;
       int unit = 0;
       void* begin = nullptr;
-      MPI_Win_shared_query(window.handle, r, &length, &unit, &begin);
+      require_success(MPI_Win_shared_query(window.handle, r, &length, &unit, &begin), "MPI_Win_shared_query");
       // Every process maps whole pages: the boundary is at the same place for all.
       const auto address = reinterpret_cast<std::uintptr_t>(begin);
       window.parts.push_back(static_cast<std::byte*>(begin) + (alignment - address % alignment) % alignment);

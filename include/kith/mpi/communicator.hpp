@@ -27,6 +27,9 @@ struct CommunicatorOptions {
   /// Ranks on one machine read each other's models in memory that they share. Off: they send messages, as they do to
   /// ranks elsewhere. Also off if some rank says so, and for averagers for which /dev/shm is too small.
   bool shared_memory = true;
+  /// From how many bytes on a model in memory from Communicator::allocate is read where it is. To wait until all have
+  /// read a piece before it is written costs more than to copy it, as long as the copy stays in the cache.
+  std::size_t in_place_from_bytes = std::size_t{1} << 23;
 };
 
 /// @brief A rank of an MPI program: a model of kith::Communicator for host buffers, across processes and machines.
@@ -48,7 +51,8 @@ public:
   /// @brief Collective, without a deadline. Duplicates `comm`, which stays the caller's, and owns the duplicate.
   /// @throws UsageError if MPI is not running, this thread may not call it, or `comm` is no group of ranks.
   /// @throws BackendError for what MPI reports.
-  explicit Communicator(MPI_Comm comm, CommunicatorOptions options = {}) : engine_(comm, options.shared_memory) {}
+  explicit Communicator(MPI_Comm comm, CommunicatorOptions options = {})
+      : engine_(comm, options.shared_memory, options.in_place_from_bytes) {}
 
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
@@ -65,11 +69,14 @@ public:
   /// See kith::Communicator.
   [[nodiscard]] std::uint32_t open_channel() noexcept { return channels_++; }
 
-  /// @brief Collective. Memory for `count` elements, zeros, which ranks on the same machine can read in place: a model
-  /// that lies in such memory on all ranks is averaged without a copy. Ordinary memory where nothing is shared.
-  /// @throws UsageError on every rank if they give different counts. @throws PeerError.
+  /// @brief Collective. Memory for `count` elements, zeros, which ranks on the same machine can read in place: a large
+  /// model (see CommunicatorOptions) that lies in such memory on all ranks is averaged without a copy. Ordinary memory
+  /// where nothing is shared. An averager that has begun with such memory can only rebind() to such memory.
+  /// @throws UsageError on every rank if memory is shared and they give different counts. @throws PeerError.
   template <Element T>
   [[nodiscard]] Memory<T> allocate(std::size_t count) {
+    if (count > (SIZE_MAX / 2) / sizeof(T))
+      throw UsageError("allocate: " + std::to_string(count) + " elements are more than there is memory");
     return {engine_.take(count * sizeof(T)), rank_, count};
   }
 

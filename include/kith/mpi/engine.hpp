@@ -22,14 +22,18 @@ namespace kith::mpi::detail {
 /// What a communicator and everything made from it have in common.
 class Engine {
 public:
-  Engine(MPI_Comm parent, bool shared_memory)
-      : peers_(parent), mail_(peers_), arena_(peers_, shared_memory, gather("start of the communicator")) {
+  Engine(MPI_Comm parent, bool shared_memory, std::size_t in_place_from_bytes)
+      : in_place_from_bytes_(in_place_from_bytes),
+        peers_(parent),
+        mail_(peers_),
+        arena_(peers_, shared_memory, gather("start of the communicator")) {
     peers_.set_crowded(Peers::crowded(arena_.ranks_here()));
   }
 
   [[nodiscard]] Peers& peers() noexcept { return peers_; }
   [[nodiscard]] Mail& mail() noexcept { return mail_; }
   [[nodiscard]] const Arena& arena() const noexcept { return arena_; }
+  [[nodiscard]] std::size_t in_place_from_bytes() const noexcept { return in_place_from_bytes_; }
 
   Seconds exchange(const Call& call, std::span<const Outgoing> outgoing, std::span<const Incoming> incoming) {
     peers_.require_alive(call);
@@ -55,15 +59,15 @@ public:
   }
 
   /// Collective: see Arena::take.
-  [[nodiscard]] Arena::Lease take(std::size_t bytes) {
-    return arena_.take(bytes, gather("allocation of shared memory"));
+  [[nodiscard]] Arena::Lease take(std::size_t bytes, Seconds deadline = Call{}.deadline) {
+    return arena_.take(bytes, gather("allocation of shared memory", deadline));
   }
 
   /// Collective: whether it holds on every rank.
-  [[nodiscard]] bool all(bool own) {
+  [[nodiscard]] bool all(bool own, Seconds deadline) {
     std::vector<std::byte> answers(static_cast<std::size_t>(peers_.size()));
     const std::byte answer{own ? std::uint8_t{1} : std::uint8_t{0}};
-    gather("start of an averager")(std::span{&answer, 1}, answers);
+    gather("start of an averager", deadline)(std::span{&answer, 1}, answers);
     return std::find(answers.begin(), answers.end(), std::byte{0}) == answers.end();
   }
 
@@ -73,15 +77,17 @@ public:
   }
 
 private:
-  [[nodiscard]] Arena::AllGather gather(std::string_view what) {
-    return [this, what](std::span<const std::byte> mine, std::span<std::byte> all) {
+  [[nodiscard]] Arena::AllGather gather(std::string_view what, Seconds deadline = Call{}.deadline) {
+    return [this, what, deadline](std::span<const std::byte> mine, std::span<std::byte> all) {
       Call call;
       call.what = what;
       call.sequence = ++gathers_;
+      call.deadline = deadline;
       all_gather(call, mine, all);
     };
   }
 
+  std::size_t in_place_from_bytes_;
   Peers peers_;
   Mail mail_;
   std::vector<Outgoing> outgoing_;

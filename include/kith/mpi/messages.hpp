@@ -259,10 +259,10 @@ public:
     peers_.wait(meeting, awaited, [&] {
       // Every one makes what progress it can; the first that has not ended is the one that is waited for.
       bool all = true;
+      for (std::size_t k = 0; k < incoming.size(); ++k)
+        if (!receiving_[k].advance(meeting) && all) all = false, awaited = incoming[k].from;
       for (std::size_t k = 0; k < outgoing.size(); ++k)
         if (!sending_[k].advance() && all) all = false, awaited = outgoing[k].to;
-      for (std::size_t k = 0; k < incoming.size(); ++k)
-        if (!receiving_[k].advance(meeting)) all = false, awaited = incoming[k].from;
       return all;
     });
   }

@@ -100,11 +100,12 @@ public:
   template <class Ready, class Look>
   void wait(Meeting& meeting, const Rank& awaited, const Ready& ready, const Look& look) {
     if (ready()) return;
+    if (failure_) throw_failure(meeting.call);
     const Clock::time_point start = Clock::now();
     Clock::time_point next_look = start + look_interval;
     for (int polls = 1; !ready(); ++polls) {
       rest(polls);
-      if (!crowded_ && polls % 64 != 0) continue;
+      if (!crowded_ && polls < spins && polls % 64 != 0) continue;
       const Clock::time_point now = Clock::now();
       if (now >= next_look) {
         next_look = now + look_interval;
@@ -137,7 +138,11 @@ public:
   /// Throws for an error of MPI; the group has failed.
   void require_success(int code, std::string_view what) {
     if (code == MPI_SUCCESS) return;
-    if (!failure_) failure_ = Failure{rank_, rank_, PeerError::Reason::lost, "an MPI call of this rank has failed"};
+    if (!failure_) {
+      failure_ = Failure{rank_, rank_, PeerError::Reason::lost, "an MPI call of this rank has failed"};
+      tell({rank_, rank_, PeerError::Reason::lost, true}, "a call to MPI has failed on this rank");
+      flush();
+    }
     detail::require_success(code, what);
   }
 
@@ -175,6 +180,7 @@ public:
 
 private:
   static constexpr Rank nobody = -1;
+  static constexpr int spins = 2000;  // where each rank has a core: about 50 us
   static constexpr std::chrono::milliseconds look_interval{1};
   static constexpr std::chrono::milliseconds settling{40};  // for reports of others to come in before one is blamed
 
@@ -221,8 +227,7 @@ private:
   }
 
   void rest(int polls) const noexcept {
-    constexpr int spins = 2000;  // with a core for each rank; about 50 us
-    if (crowded_ || polls > spins) {
+    if (crowded_ || polls >= spins) {
       sched_yield();
     } else {
 #if defined(__x86_64__)
@@ -258,7 +263,7 @@ private:
     for (Rank r = 0; r < size_; ++r)
       if (r != rank_)
         MPI_Isend(notice.get(), sizeof *notice, MPI_BYTE, r, static_cast<int>(Tag::notice), comm_,
-                  &told_.emplace_back());
+                  &told_.emplace_back(MPI_REQUEST_NULL));
   }
 
   // Lets this rank's notices go out.

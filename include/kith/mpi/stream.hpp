@@ -71,12 +71,21 @@ public:
   [[nodiscard]] std::size_t piece_bytes() const noexcept { return piece_bytes_; }
   [[nodiscard]] std::size_t lead() const noexcept { return remote_ ? lanes_depth_ - 1 : 2; }
 
+  void require_place(std::span<const BufferView> buffers) const {
+    if (!in_place_) return;
+    for (std::size_t b = 0; b < buffers.size(); ++b)
+      if (buffers[b].count > 0 && engine_.arena().find(buffers[b].data, buffers[b].bytes()).known == 0)
+        throw UsageError("buffer " + std::to_string(b) +
+                         " is not in memory of Communicator::allocate. The other ranks read this averager's buffers in "
+                         "place, so they stay in such memory");
+  }
+
   void open(const Call& call, const Neighborhood& plan, std::span<const BufferView> buffers) {
     peers_.require_alive(call);
     meeting_.emplace(call);
     first_ += pieces_;
     retreated_ = false;
-    in_place_ = may_be_in_place_ && find_places(buffers);
+    if (in_place_) find_places(buffers);
     open_outgoing(plan.targets());
     open_incoming(plan.sources());
     copies_out_ = !in_place_ || remote_;
@@ -85,7 +94,7 @@ public:
     for (const Rank reader : copy.readers) await_reader(reader, copy.end - 1);
     copy.readers.assign(local_targets_.begin(), local_targets_.end());
     copy.end = first_ + pieces_;
-    if (lease_) head(own_part_) = {meeting_->stamp, in_place_};
+    if (lease_) stamp_of(own_part_) = meeting_->stamp;
   }
 
   [[nodiscard]] std::byte* room(std::size_t piece) {
@@ -144,13 +153,13 @@ public:
 
   [[nodiscard]] std::byte* copy() noexcept { return copy(own_part_); }
 
-  [[nodiscard]] bool ever_in_place() const noexcept { return may_be_in_place_; }
+  [[nodiscard]] bool ever_in_place() const noexcept { return in_place_; }
   [[nodiscard]] bool in_place() const noexcept { return in_place_ && !local_targets_.empty() && !retreated_; }
   [[nodiscard]] bool released(std::size_t piece) noexcept {
     try {
       for (const Rank reader : local_targets_) await_reader(reader, first_ + piece);
       return true;
-    } catch (const Error&) {  // the next call throws it again
+    } catch (...) {  // the next call throws it again
       return false;
     }
   }
@@ -186,11 +195,6 @@ private:
     std::vector<Rank> readers;  // on this machine, of the message that is in it
     std::uint64_t end = 0;      // number of that message's last piece, plus one
   };
-  struct alignas(64) Head {
-    Stamp stamp;
-    bool in_place = false;
-  };
-
   static constexpr std::size_t page = 4096;
   static constexpr std::size_t line = 64;
   static constexpr std::size_t deepest = 64;  // pieces of a message that are under way over a network
@@ -200,16 +204,17 @@ private:
     const Arena& arena = engine_.arena();
     const bool together = arena.is_here(peers_.rank()) && arena.ranks_here() == peers_.size();
     choose_pieces(shape, together);
-    may_be_in_place_ = engine_.all(buffers_ > 0 && find_places(shape.buffers));
+    const bool placed = find_places(shape.buffers);
+    in_place_ = engine_.all(placed && buffers_ > 0 && shape.bytes >= engine_.in_place_from_bytes(), shape.deadline);
     // Of short messages two take turns: then nobody waits until the others have read the one before.
     constexpr std::size_t is_long = std::size_t{1} << 16;
     copies_.resize(shape.bytes > is_long ? 1 : 2);
     for (Copy& copy : copies_) copy.readers.reserve(shape.max_degree);
     copies_offset_ = round_up(sizeof(Board) + buffers_ * sizeof(Arena::Position), line);
-    copy_stride_ = sizeof(Head) + round_up(shape.bytes, line);
+    copy_stride_ = sizeof(Stamp) + round_up(shape.bytes, line);
     part_bytes_ = copies_offset_ + copies_.size() * copy_stride_;
-    lease_ = engine_.take(part_bytes_);
-    may_be_in_place_ = may_be_in_place_ && lease_;
+    lease_ = engine_.take(part_bytes_, shape.deadline);
+    in_place_ = in_place_ && lease_;
     if (!lease_) private_part_ = Slots{part_bytes_};
     own_part_ = lease_ ? lease_.part(peers_.rank()) : private_part_.data();
     for (std::size_t b = 0; b < buffers_; ++b) places(own_part_)[b] = known_[b].place;
@@ -286,28 +291,24 @@ private:
         known = {buffers[b].data, engine_.arena().find(buffers[b].data, buffers[b].bytes())};
         if (lease_) places(own_part_)[b] = known.place;
       }
-      all = all && known.place.known != 0;
+      all = all && (buffers[b].count == 0 || known.place.known != 0);
     }
     return all;
   }
 
   void await_local(Source& source) {
-    // A round that keeps no copy must not fail after the first piece: then the whole message has to be there.
-    const std::uint64_t number = copies_out_ ? first_ + piece_ : first_ + pieces_ - 1;
-    const Board& theirs = board(source.part);
-    await_counter(source.rank, theirs.published, number);
+    await_counter(source.rank, board(source.part).published, first_ + piece_);
     if (piece_ == 0) {
-      const Head& told = head(source.part);
-      const std::string text = difference(peers_.rank(), meeting_->stamp, source.rank, told.stamp);
+      const std::string text = difference(peers_.rank(), meeting_->stamp, source.rank, stamp_of(source.part));
       if (!text.empty()) peers_.fail_protocol(*meeting_, source.rank, text);
-      source.in_place = told.in_place;
     }
-    source.in_place = source.in_place && !has_retreated(source);
+    source.in_place = in_place_ && !has_retreated(source);
   }
 
   [[nodiscard]] bool has_retreated(const Source& source) const noexcept {
     const std::uint64_t from = board(source.part).copied_from.load(std::memory_order_acquire);
-    return from >= first_ && from <= first_ + piece_;  // a smaller number is of another round
+    // A smaller number is of another round. A larger one cannot be: who retreats has failed, and begins no other.
+    return from >= first_ && from <= first_ + piece_;
   }
 
   void await_reader(Rank reader, std::uint64_t number) {
@@ -323,20 +324,20 @@ private:
           if (remote_) peers_.progress();
           return false;
         },
-        [&] { look_for_message(rank); });
+        [&] { look_for_message(rank, counter, number); });
   }
 
-  // A neighbour on this machine that sends a message instead of taking part in the round is in another call.
-  void look_for_message(Rank peer) {
+  // A neighbour on this machine that sends a message instead of taking part in the round is in another call. It sends
+  // after it has counted, so if it has not counted by now, the message is not of a later one.
+  void look_for_message(Rank peer, const std::atomic<std::uint64_t>& counter, std::uint64_t number) {
     int flag = 0;
     peers_.require_success(MPI_Iprobe(peer, static_cast<int>(Tag::message), peers_.comm(), &flag, MPI_STATUS_IGNORE),
                            "MPI_Iprobe");
-    if (flag == 0) return;
-    Envelope envelope;
-    peers_.require_success(MPI_Recv(&envelope, sizeof envelope, MPI_BYTE, peer, static_cast<int>(Tag::message),
-                                    peers_.comm(), MPI_STATUS_IGNORE),  // has come: does not block
-                           "MPI_Recv");
-    peers_.fail_protocol(*meeting_, peer, difference(peers_.rank(), meeting_->stamp, peer, envelope.header.stamp));
+    if (flag == 0 || counter.load(std::memory_order_acquire) > number) return;
+    peers_.fail_protocol(*meeting_, peer,
+                         "rank " + std::to_string(peer) + " is in another call than " + describe(meeting_->stamp) +
+                             ", where rank " + std::to_string(peers_.rank()) +
+                             " waits for it. All ranks make the same calls in the same order");
   }
 
   static std::size_t round_up(std::size_t value, std::size_t unit) noexcept { return (value + unit - 1) / unit * unit; }
@@ -346,12 +347,13 @@ private:
   }
   [[nodiscard]] Copy& own_copy() noexcept { return copies_[turn()]; }
   [[nodiscard]] std::size_t turn() const noexcept { return first_ / pieces_ % copies_.size(); }
-  [[nodiscard]] Head& head(std::byte* part) const noexcept {
-    return *std::launder(reinterpret_cast<Head*>(part + copies_offset_ + turn() * copy_stride_));
+  // In front of each copy: what the message is about.
+  [[nodiscard]] Stamp& stamp_of(std::byte* part) const noexcept {
+    return *std::launder(reinterpret_cast<Stamp*>(part + copies_offset_ + turn() * copy_stride_));
   }
   // This round's message of the rank whose part it is.
   [[nodiscard]] std::byte* copy(std::byte* part) const noexcept {
-    return part + copies_offset_ + turn() * copy_stride_ + sizeof(Head);
+    return part + copies_offset_ + turn() * copy_stride_ + sizeof(Stamp);
   }
 
   struct Known {
@@ -365,7 +367,7 @@ private:
   Cut cut_;
   std::size_t piece_bytes_ = 0;
   std::size_t pieces_ = 0;
-  bool may_be_in_place_ = false;  // the models of all ranks lie in the arena
+  bool in_place_ = false;  // the models of all ranks lie in the arena, and are read there
 
   // A rank's part of the window: its board, the places of its buffers, one or two copies of its message.
   std::size_t copies_offset_ = 0;
@@ -384,8 +386,7 @@ private:
   std::optional<Meeting> meeting_;
   std::uint64_t first_ = 0;  // number of its first piece
   std::size_t piece_ = 0;    // awaited last
-  bool in_place_ = false;    // the others read this rank's buffers,
-  bool retreated_ = false;   // or have
+  bool retreated_ = false;   // nobody reads this rank's buffers any more
   bool copies_out_ = true;
   bool remote_ = false;
   std::vector<Rank> local_targets_;

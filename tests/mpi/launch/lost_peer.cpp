@@ -99,7 +99,8 @@ int main(int argc, char** argv) {
   const std::string folder = argv[1];
   const int signal = std::string{argv[2]} == "kill" ? SIGKILL : SIGSTOP;
   const std::string way = argv[3];
-  auto* const communicator = new kith::mpi::Communicator{MPI_COMM_WORLD, {.shared_memory = way != "messages"}};
+  auto* const communicator =
+      new kith::mpi::Communicator{MPI_COMM_WORLD, {.shared_memory = way != "messages", .in_place_from_bytes = 0}};
   auto* const test = new Test{*communicator, folder, way};  // neither ends: MPI could not be ended either
   std::thread fate;
   if (communicator->rank() == victim)
