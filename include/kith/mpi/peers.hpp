@@ -73,7 +73,7 @@ public:
       return;
     }
     // MPI may still read and write what was given to it.
-    static_cast<void>(new std::list<std::shared_ptr<void>>(std::move(kept_)));
+    static_cast<void>(kept_.release());
   }
 
   [[nodiscard]] MPI_Comm comm() const noexcept { return comm_; }
@@ -91,7 +91,7 @@ public:
   }
 
   /// Memory that MPI may use until the program ends: what requests that never completed point to.
-  void keep(std::shared_ptr<void> memory) { kept_.push_back(std::move(memory)); }
+  void keep(std::shared_ptr<void> memory) { kept_->push_back(std::move(memory)); }
 
   /// @brief Waits until `ready()`, for something that `awaited` has to do; `ready` may change whom that is.
   ///
@@ -345,7 +345,7 @@ private:
   std::optional<Report> report_;
   std::optional<Failure> failure_;
   std::vector<MPI_Request> told_;
-  std::list<std::shared_ptr<void>> kept_;
+  std::unique_ptr<std::list<std::shared_ptr<void>>> kept_ = std::make_unique<std::list<std::shared_ptr<void>>>();
 };
 
 }  // namespace kith::mpi::detail

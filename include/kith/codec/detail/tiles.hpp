@@ -140,9 +140,10 @@ struct Add {
 
 [[nodiscard]] inline std::string describe_sizes(std::string_view codec, const BufferView& values, std::size_t expected,
                                                 std::size_t given) {
-  return std::string{codec} + ": " + std::to_string(values.count) + " elements of " +
-         std::string{to_string(values.dtype)} + " take " + std::to_string(expected) + " bytes on the wire, not " +
-         std::to_string(given);
+  std::string text{codec};
+  text += ": " + std::to_string(values.count) + " elements of ";
+  text += to_string(values.dtype);
+  return text + " take " + std::to_string(expected) + " bytes on the wire, not " + std::to_string(given);
 }
 
 /// The caller's fault: memory of the wrong size to encode into.
