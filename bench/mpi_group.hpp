@@ -53,7 +53,7 @@ public:
   [[nodiscard]] static std::vector<kith::Rank> numbers_of_ranks(const std::string& asked) {
     int size = 0;
     MPI_Comm_size(MPI_COMM_WORLD, &size);
-    const std::vector<kith::Rank> started{size};
+    std::vector<kith::Rank> started{size};
     if (!asked.empty() && parse_ranks(asked) != started)
       throw kith::UsageError("mpirun has started " + std::to_string(size) + " ranks, and --ranks says " + asked +
                              ": leave --ranks out, or say mpirun -n " + asked);

@@ -72,6 +72,8 @@ public:
       std::swap(window_, other.window_);
       return *this;
     }
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
     ~Lease() {
       if (arena_ != nullptr) arena_->windows_[window_].leased = false;
     }
