@@ -21,7 +21,8 @@ namespace kith::mpi::detail {
 
 // A message travels as one small MPI message with a header, which holds all of it if it is short, and otherwise as
 // further ones, the chunks, which carry nothing but data. MPI never sees memory that is not Kith's own, so that a
-// request which never completes can be left behind.
+// request which never completes can be left behind. Requests are made anew each time: persistent ones were measured
+// (Open MPI, 132 bytes to 60 KiB) and are slower for short messages and no faster for long ones.
 
 /// How a message is cut.
 struct Cut {
