@@ -199,9 +199,9 @@ public:
   }
 
   /// @brief The parameters have moved: the same counts and dtypes at new places. Local.
-  /// @throws UsageError for other counts or dtypes, overlapping buffers, or memory of a kind that the engine cannot
-  /// change
-  ///         to (see kith::mpi::Communicator::allocate); the old places stay in force then.
+  /// @throws UsageError for other counts or dtypes, overlapping buffers, or memory that the engine cannot change to
+  /// (see
+  ///         kith::mpi::Communicator::allocate); the old places stay in force then.
   void rebind(std::vector<BufferView> buffers) {
     require_same_layout(buffers, "rebind");
     detail::require_distinct(buffers);

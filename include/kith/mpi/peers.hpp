@@ -22,6 +22,7 @@
 #include <kith/communicator.hpp>
 #include <kith/error.hpp>
 #include <kith/mpi/native.hpp>
+#include <kith/thread/parking.hpp>
 #include <kith/types.hpp>
 
 namespace kith::mpi::detail {
@@ -227,13 +228,10 @@ private:
   }
 
   void rest(int polls) const noexcept {
-    if (crowded_ || polls >= spins) {
+    if (crowded_ || polls >= spins)
       sched_yield();
-    } else {
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
-    }
+    else
+      thread::detail::relax();
   }
 
   // Takes in what other ranks report. True if there was anything.
