@@ -7,9 +7,12 @@ set(KITH_SANITIZE "" CACHE STRING "Sanitizers for the project's own programs: 'a
 
 add_library(kith_development INTERFACE)
 target_link_libraries(kith_development INTERFACE kith::kith)
-target_compile_options(kith_development INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wshadow)
+# nvcc hands on to the host's compiler what it does not know itself. It writes code that a pedant would refuse.
+target_compile_options(kith_development INTERFACE -Wall -Wextra
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wpedantic;-Wconversion;-Wshadow>")
 if(KITH_WERROR)
-  target_compile_options(kith_development INTERFACE -Werror)
+  target_compile_options(kith_development INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-Werror> "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Werror>")
 endif()
 if(KITH_SANITIZE)
   # No recovery: the first finding fails the test that made it.
