@@ -73,10 +73,11 @@ public:
         session_(communicator_, exchange_, *layout_,
                  detail::SessionOptions{static_cast<std::size_t>(max_degree_), options_.bucket_bytes, buffers_,
                                         options_.deadline}),
-        global_(communicator_, *layout_),
+        global_(make_global()),
         finite_(communicator_, static_cast<std::size_t>(max_degree_)) {
     schedule_.mixing = options_.mixing;
     for (const BufferView& buffer : buffers_) message_bytes_ += exchange_.wire_bytes(buffer.count, buffer.dtype);
+    meet_peers();
   }
 
   DecentralizedAverager(C& communicator, T topology, std::vector<BufferView> buffers,
@@ -91,30 +92,50 @@ public:
   /// @throws PeerError, NonFiniteError; the parameters are then as they were. A round in which some rank threw
   ///         NonFiniteError is spent on all ranks, so that they stay in step; those that heard nothing of it commit.
   /// @par Cost One message of the model's size to each out-neighbour, or what average_globally() costs.
-  void average() {
-    const Round call = schedule_.calls + 1;
-    if (call % options_.every != 0) {
-      schedule_.calls = call;
-      return;
+  void average() requires(!StreamOrdered<C>) { perform_due({}); }
+
+  /// @brief The same for models on a device: enqueued behind what `stream` holds and before what it is given next. Does
+  /// not wait for the device. The buffers stay in place until the stream has passed.
+  ///
+  /// What goes wrong in a round is known when the device has come to it: it is thrown by a later call, at the latest by
+  /// synchronize(), and the parameters are then as they were before that round. A call that throws NonFiniteError,
+  /// about an earlier round, has enqueued its own.
+  ///
+  /// While `stream` is being captured, the call is recorded: always a gossip round, the next one after those recorded
+  /// since the last round that was performed. So the rounds of a period become as many graphs; see advance(). In a
+  /// replay no deadline holds.
+  /// @throws BackendError, PeerError, NonFiniteError about an earlier round. UsageError for a capture where the
+  /// schedule
+  ///         has more than gossip rounds.
+  void average(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    if (!session_.staging().capturing(stream)) return perform_due(stream);
+    if (options_.every != 1 || options_.warmup_rounds != 0 || options_.global_every != 0)
+      throw UsageError(
+          "a graph can record gossip rounds only: capture with every = 1, warmup_rounds = 0 and "
+          "global_every = 0, and call average_globally() where it is due");
+    enqueue_round(schedule_.round + captured_, stream);
+    ++captured_;
+  }
+
+  /// @brief `rounds` captured rounds have been replayed: the schedule and the counters go on behind them. Local.
+  void advance(Round rounds) requires StreamOrdered<C> {
+    for (Round t = 0; t < rounds; ++t) {
+      plan(schedule_.round);
+      ++schedule_.calls;
+      ++schedule_.due;
+      ++schedule_.round;
+      count_round();
     }
-    const Round due = schedule_.due + 1;
-    const bool globally =
-        due <= options_.warmup_rounds || (options_.global_every > 0 && due % options_.global_every == 0);
-    const auto performed = [&] {
-      schedule_.calls = call;
-      schedule_.due = due;
-      if (!globally) ++schedule_.round;
-    };
-    try {
-      if (globally)
-        global_round("global mean", due);
-      else
-        gossip_round();
-    } catch (const NonFiniteError&) {
-      performed();
-      throw;
-    }
-    performed();
+    captured_ = 0;
+  }
+
+  /// @brief Waits until the device has done everything that this averager's communicator was given, and throws what has
+  /// gone wrong. Local.
+  /// @throws BackendError, PeerError, NonFiniteError.
+  void synchronize() requires StreamOrdered<C> {
+    session_.staging().engine().finish(call("synchronize", 0));
+    session_.staging().require_in_step();
+    throw_refusal();
   }
 
   /// @brief Collective. Sets every rank's parameters to the exact mean over ranks, outside the schedule.
@@ -123,7 +144,13 @@ public:
   /// once. The same bits on every rank.
   /// @throws PeerError, NonFiniteError; the parameters are then as they were.
   /// @par Cost 2 (n-1) messages and 2 (n-1)/n models per rank (reduce-scatter, then all-gather).
-  void average_globally() { global_round("average_globally", ++calls_of_global_); }
+  void average_globally() requires(!StreamOrdered<C>) { global_round("average_globally", ++calls_of_global_, {}); }
+  /// The same for models on a device, as average(stream). NCCL computes the mean: the same bits on every rank, but not
+  /// those of the other engines.
+  void average_globally(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    global_round("average_globally", ++calls_of_global_, stream);
+    throw_refusal();
+  }
 
   /// @brief Collective. Writes the exact mean over ranks, the merged model, into `targets` and leaves every rank's own
   /// parameters alone: for evaluation and checkpoints.
@@ -131,31 +158,29 @@ public:
   /// @param targets buffers of the same counts and dtypes as the averager's; none overlaps those or another.
   /// @throws UsageError for other targets. @throws PeerError; nothing has been written then.
   /// @par Cost As average_globally().
-  void mean_into(const std::vector<BufferView>& targets) {
-    require_same_layout(targets, "mean_into");
-    std::vector<BufferView> together = buffers_;
-    together.insert(together.end(), targets.begin(), targets.end());
-    detail::require_distinct(together, "parameter or target");
-    require_readable(targets);
+  void mean_into(const std::vector<BufferView>& targets) requires(!StreamOrdered<C>) {
+    require_targets(targets);
     global_.mean(call("mean_into", ++calls_of_global_), buffers_, targets, true);
+  }
+  /// The same for models on a device, as average(stream).
+  void mean_into(const std::vector<BufferView>& targets, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_targets(targets);
+    global_.mean_into(call("mean_into", ++calls_of_global_), buffers_, targets, stream);
   }
 
   /// @brief Collective. Copies the parameters of rank `root` to every rank: the same initial model everywhere.
   /// @throws UsageError for a rank that does not exist. @throws PeerError; the parameters are then as they were.
   /// @par Cost One model to each other rank.
-  void broadcast(Rank root = 0) {
-    if (root < 0 || root >= communicator_.size())
-      throw UsageError("broadcast from rank " + std::to_string(root) + ": ranks are 0 to " +
-                       std::to_string(communicator_.size() - 1));
-    Call here = call("broadcast", ++calls_of_global_);
-    here.agreement = static_cast<std::uint64_t>(root);
-    global_.broadcast(here, buffers_, root);
+  void broadcast(Rank root = 0) requires(!StreamOrdered<C>) { global_.broadcast(broadcast_from(root), buffers_, root); }
+  /// The same for models on a device, as average(stream).
+  void broadcast(Rank root, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    global_.broadcast(broadcast_from(root), buffers_, root, stream);
   }
 
   /// @brief Collective. Whether all ranks hold the same bits. (Compares 64-bit digests: two models that differ agree
   /// by accident with probability 2^-64.)
   /// @throws PeerError.
-  [[nodiscard]] bool buffers_agree() {
+  [[nodiscard]] bool buffers_agree() requires(!StreamOrdered<C>) {
     detail::Digest digest;
     for (const BufferView& buffer : buffers_) digest.add(buffer.data, buffer.bytes());
     const std::uint64_t mine = digest.value();
@@ -164,12 +189,20 @@ public:
                              std::as_writable_bytes(std::span{all}));
     return std::all_of(all.begin(), all.end(), [&](std::uint64_t other) { return other == mine; });
   }
+  /// The same for models on a device, as they are behind what `stream` holds. Waits for the device.
+  [[nodiscard]] bool buffers_agree(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    return global_.agree(call("buffers_agree", ++calls_of_global_), buffers_, stream);
+  }
 
   /// @brief Collective. How far apart the models are: sqrt((1/n) sum_i norm(x_i - mean)^2) over all elements, with the
   /// mean as mean_into() gives it, added up in f64. The same bits on every rank.
   /// @throws PeerError.
-  [[nodiscard]] double consensus_distance() {
+  [[nodiscard]] double consensus_distance() requires(!StreamOrdered<C>) {
     return global_.distance(call("consensus_distance", ++calls_of_global_), buffers_);
+  }
+  /// The same for models on a device, as they are behind what `stream` holds. Waits for the device.
+  [[nodiscard]] double consensus_distance(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    return global_.distance(call("consensus_distance", ++calls_of_global_), buffers_, stream);
   }
 
   /// Changes the factor a from the next round on; all ranks give the same value. Local.
@@ -207,6 +240,7 @@ public:
     detail::require_distinct(buffers);
     require_readable(buffers);
     if constexpr (requires { session_.require_place(buffers); }) session_.require_place(buffers);
+    if constexpr (StreamOrdered<C>) session_.staging().rebind(buffers, call("rebind", 0));
     buffers_ = std::move(buffers);
   }
 
@@ -245,6 +279,39 @@ private:
     }
   }
 
+  detail::GlobalMean<C> make_global() {
+    if constexpr (StreamOrdered<C>)
+      return {communicator_, session_.staging()};
+    else
+      return {communicator_, *layout_};
+  }
+
+  // NCCL connects two ranks when they first meet, on the host, and that takes its time: better here than in a round.
+  // All edges of a period, in the order in which they come; all pairs, if the schedule is drawn at random and they are
+  // few.
+  void meet_peers() {
+    if constexpr (requires(const Call& here) { session_.meet(here, plan_); }) {
+      constexpr Round rounds = 4096;
+      constexpr Rank most_pairwise = 64;
+      const Rank rank = communicator_.rank();
+      const Rank size = communicator_.size();
+      const Round period = topology_.period(size);
+      if (max_degree_ == 0) return;
+      const Call here = call("first contact", 0);
+      for (Round t = 0; t < std::min(period, rounds); ++t) {
+        plan(t);
+        session_.meet(here, plan_);
+      }
+      for (Rank d = 1; period == 0 && size <= most_pairwise && d < size; ++d) {
+        plan_.clear();
+        plan_.tell((rank + d) % size);
+        plan_.hear((rank + size - d) % size, 1);
+        session_.meet(here, plan_);
+      }
+      session_.staging().engine().finish(here);
+    }
+  }
+
   // Asks the engine, if it has an opinion.
   void require_readable(std::span<const BufferView> buffers) const {
     if constexpr (requires { communicator_.require_readable(buffers); }) communicator_.require_readable(buffers);
@@ -264,11 +331,48 @@ private:
     return here;
   }
 
-  void gossip_round() {
-    plan_round(topology_, communicator_.rank(), communicator_.size(), schedule_.round, plan_);
+  void perform_due(detail::DeviceStream<C> stream) {
+    const Round call = schedule_.calls + 1;
+    if (call % options_.every != 0) {
+      schedule_.calls = call;
+      return;
+    }
+    const Round due = schedule_.due + 1;
+    const bool globally =
+        due <= options_.warmup_rounds || (options_.global_every > 0 && due % options_.global_every == 0);
+    const auto performed = [&] {
+      schedule_.calls = call;
+      schedule_.due = due;
+      if (!globally) ++schedule_.round;
+      captured_ = 0;
+    };
+    try {
+      if (globally)
+        global_round("global mean", due, stream);
+      else
+        gossip_round(stream);
+    } catch (const NonFiniteError&) {
+      performed();
+      throw;
+    }
+    performed();
+    if constexpr (StreamOrdered<C>) throw_refusal();
+  }
+
+  void plan(Round round) {
+    plan_round(topology_, communicator_.rank(), communicator_.size(), round, plan_);
     detail::require_valid(plan_, communicator_.rank(), communicator_.size(), max_degree_, T::name);
-    Call here = call("gossip round", schedule_.round);
+  }
+
+  [[nodiscard]] Call gossip_call(Round round) const noexcept {
+    Call here = call("gossip round", round);
     here.agreement = std::bit_cast<std::uint64_t>(schedule_.mixing);
+    return here;
+  }
+
+  void gossip_round(detail::NoStream) {
+    plan(schedule_.round);
+    const Call here = gossip_call(schedule_.round);
     const bool alone = max_degree_ == 0;  // on every rank, in every round: nobody waits for anybody
     std::optional<detail::NonFinite> found;
     Seconds waited{0};
@@ -278,13 +382,29 @@ private:
     if (!alone) waited += session_.round({here, buffers_, plan_, schedule_.mixing, !found});
     metrics_.seconds_waiting += waited.count();
     if (found) throw_non_finite(*found, here);
+    count_round();
+  }
+
+  void gossip_round(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    enqueue_round(schedule_.round, stream);
+    count_round();
+  }
+
+  void enqueue_round(Round round, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    plan(round);
+    const Call here = gossip_call(round);
+    if (max_degree_ > 0)
+      session_.round({here, buffers_, plan_, schedule_.mixing, true}, options_.check_finite.value_or(false), stream);
+  }
+
+  void count_round() noexcept {
     ++metrics_.rounds;
     metrics_.messages_sent += plan_.targets().size();
     metrics_.bytes_sent += plan_.targets().size() * message_bytes_;
     metrics_.bytes_received += plan_.sources().size() * message_bytes_;
   }
 
-  void global_round(std::string_view what, std::uint64_t sequence) {
+  void global_round(std::string_view what, std::uint64_t sequence, detail::NoStream) {
     const Call here = call(what, sequence);
     std::optional<detail::NonFinite> found;
     Seconds waited{0};
@@ -292,12 +412,24 @@ private:
     waited += global_.mean(here, buffers_, buffers_, !found);
     metrics_.seconds_waiting += waited.count();
     if (found) throw_non_finite(*found, here);
-    ++metrics_.global_rounds;
-    count_global_messages();
+    count_global_round();
   }
 
-  // Of a reduce-scatter and an all-gather with slices as even as bytes allow.
-  void count_global_messages() noexcept {
+  void global_round(std::string_view what, std::uint64_t sequence,
+                    detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    global_.mean(call(what, sequence), buffers_, options_.check_finite.value_or(false), stream);
+    count_global_round();
+  }
+
+  // What a round on the device has found meanwhile.
+  void throw_refusal() requires StreamOrdered<C> {
+    if (const auto refusal = session_.staging().verdict())
+      throw_non_finite(refusal->where, call("round", refusal->sequence));
+  }
+
+  // The messages of a reduce-scatter and an all-gather with slices as even as bytes allow.
+  void count_global_round() noexcept {
+    ++metrics_.global_rounds;
     const auto size = static_cast<std::uint64_t>(communicator_.size());
     const auto rank = static_cast<std::uint64_t>(communicator_.rank());
     const std::uint64_t model = layout_->payload_bytes();
@@ -313,6 +445,23 @@ private:
                              " holds a NaN or infinity in buffer " + std::to_string(found.buffer) + " at index " +
                              std::to_string(found.index) + "; nothing has been averaged on this rank",
                          found.rank, found.buffer, found.index);
+  }
+
+  void require_targets(const std::vector<BufferView>& targets) const {
+    require_same_layout(targets, "mean_into");
+    std::vector<BufferView> together = buffers_;
+    together.insert(together.end(), targets.begin(), targets.end());
+    detail::require_distinct(together, "parameter or target");
+    require_readable(targets);
+  }
+
+  [[nodiscard]] Call broadcast_from(Rank root) {
+    if (root < 0 || root >= communicator_.size())
+      throw UsageError("broadcast from rank " + std::to_string(root) + ": ranks are 0 to " +
+                       std::to_string(communicator_.size() - 1));
+    Call here = call("broadcast", ++calls_of_global_);
+    here.agreement = static_cast<std::uint64_t>(root);
+    return here;
   }
 
   void require_same_layout(std::span<const BufferView> others, std::string_view what) const {
@@ -342,6 +491,7 @@ private:
   detail::GlobalMean<C> global_;
   detail::FiniteCheck<C> finite_;
   detail::Schedule schedule_;
+  Round captured_ = 0;  // rounds recorded in graphs since the last one performed
   std::uint64_t calls_of_global_ = 0;
   Metrics metrics_;
 };

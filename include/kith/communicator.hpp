@@ -97,6 +97,35 @@ concept Communicator = requires(C& communicator, const C& constant, const Call& 
   { communicator.all_gather(call, mine, all) } -> std::same_as<Seconds>;
 };
 
+/// @brief A communicator of ranks whose models are in the memory of devices, and whose rounds are enqueued on streams.
+///
+/// `DeviceStream`: what a stream is called by its handle: cudaStream_t. The messages of Communicator itself are in host
+/// memory; the exchanges for such engines, in kith/exchange/device/, bring the models.
+template <class C>
+concept StreamOrdered = Communicator<C> && requires {
+  typename C::DeviceStream;
+};
+
+namespace detail {
+
+/// Takes the place of a stream where calls are made and done.
+struct NoStream {};
+
+template <class C>
+struct DeviceStreamFor {
+  using type = NoStream;
+};
+template <StreamOrdered C>
+struct DeviceStreamFor<C> {
+  using type = typename C::DeviceStream;
+};
+
+/// What the calls of an averager are given to say in which order they stand: a stream, or nothing.
+template <Communicator C>
+using DeviceStream = typename DeviceStreamFor<C>::type;
+
+}  // namespace detail
+
 /// What every rank has published for a common piece of work: `published[r]` is rank r's own object.
 template <class P>
 class Published {

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <kith/communicator.hpp>
+#include <kith/cuda/kernels.hpp>
+#include <kith/cuda/range.hpp>
+#include <kith/cuda/resources.hpp>
+#include <kith/cuda/round.hpp>
+#include <kith/error.hpp>
+#include <kith/exchange/finite.hpp>
+#include <kith/types.hpp>
+#include <kith/view.hpp>
+
+namespace kith::detail {
+
+/// How a model travels from device to device: large buffers from where they are, small ones packed into one bucket.
+class DeviceLayout {
+public:
+  /// A stretch of the message: a buffer, or what the bucket holds of one dtype.
+  struct Stretch {
+    std::size_t offset;
+    std::size_t count;
+    DType dtype;
+    std::size_t buffer;  // in_bucket: several
+  };
+  static constexpr std::size_t in_bucket = static_cast<std::size_t>(-1);
+  static constexpr std::size_t alignment = 256;
+
+  DeviceLayout(std::span<const BufferView> buffers, std::size_t pack_below) {
+    places_.resize(buffers.size());
+    for (const DType dtype : {DType::f32, DType::f64, DType::f16, DType::bf16}) {
+      bytes_ = round_up(bytes_);
+      const std::size_t begin = bytes_;
+      for (std::size_t b = 0; b < buffers.size(); ++b) {
+        if (buffers[b].dtype != dtype || buffers[b].count == 0 || buffers[b].bytes() >= pack_below) continue;
+        places_[b] = bytes_;
+        packed_.push_back(b);
+        bytes_ += (buffers[b].bytes() + 15) / 16 * 16;
+      }
+      if (bytes_ > begin) stretches_.push_back({begin, (bytes_ - begin) / size_of(dtype), dtype, in_bucket});
+    }
+    bucket_bytes_ = bytes_;
+    for (std::size_t b = 0; b < buffers.size(); ++b) {
+      if (buffers[b].bytes() < pack_below || buffers[b].count == 0) continue;
+      // Equal to the buffer's own address modulo 16, so that both can be read 16 bytes at a time.
+      places_[b] = round_up(bytes_) + reinterpret_cast<std::uintptr_t>(buffers[b].data) % 16;
+      bytes_ = places_[b] + buffers[b].bytes();
+      stretches_.push_back({places_[b], buffers[b].count, buffers[b].dtype, b});
+    }
+    bytes_ = round_up(bytes_);
+  }
+
+  /// Of a whole message, and of the bucket, which comes first in it.
+  [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+  [[nodiscard]] std::size_t bucket_bytes() const noexcept { return bucket_bytes_; }
+  [[nodiscard]] std::span<const Stretch> stretches() const noexcept { return stretches_; }
+
+  /// The tiles of the packed buffers, and the table that names them once they have an address on the device.
+  [[nodiscard]] cuda::Table table(std::span<const BufferView> buffers, std::vector<cuda::Tile>& tiles) const {
+    std::vector<cuda::Segment> segments;
+    for (const std::size_t b : packed_)
+      segments.push_back(
+          {buffers[b].data, places_[b], buffers[b].count, 0, static_cast<std::uint32_t>(b), buffers[b].dtype});
+    return cuda::add_table(segments, tiles);
+  }
+
+private:
+  static constexpr std::size_t round_up(std::size_t bytes) noexcept {
+    return (bytes + alignment - 1) / alignment * alignment;
+  }
+
+  std::vector<std::size_t> places_;
+  std::vector<std::size_t> packed_;
+  std::vector<Stretch> stretches_;
+  std::size_t bytes_ = 0;
+  std::size_t bucket_bytes_ = 0;
+};
+
+/// The packed buffers of a model as kernels see them: tiles in device memory.
+class DeviceTable {
+public:
+  DeviceTable(const DeviceLayout& layout, std::span<const BufferView> buffers, cudaStream_t stream) {
+    std::vector<cuda::Tile> tiles;
+    table_ = layout.table(buffers, tiles);
+    if (tiles.empty()) return;
+    const std::size_t bytes = tiles.size() * sizeof(cuda::Tile);
+    source_ = cuda::PinnedMemory{bytes};
+    std::memcpy(source_.data(), tiles.data(), bytes);
+    memory_ = cuda::DeviceMemory{bytes};
+    cuda::check(cudaMemcpyAsync(memory_.data(), source_.data(), bytes, cudaMemcpyHostToDevice, stream),
+                "copy the list of buffers");
+    table_.tiles = memory_.as<cuda::Tile>();
+  }
+
+  [[nodiscard]] const cuda::Table& operator*() const noexcept { return table_; }
+  [[nodiscard]] std::size_t bytes() const noexcept { return memory_.bytes(); }
+  void abandon() noexcept {
+    source_.abandon();
+    memory_.abandon();
+  }
+
+private:
+  cuda::PinnedMemory source_;
+  cuda::DeviceMemory memory_;
+  cuda::Table table_;
+};
+
+/// What an operation on the device is about.
+struct DeviceOperation {
+  const Call& call;
+  std::span<const BufferView> buffers;
+  /// Whom this rank receives a header from, in ascending rank.
+  std::span<const Rank> sources;
+  bool check_finite;
+};
+
+/// @brief The memory of an averager on a device, and the frame of everything that it does there.
+///
+/// In device memory: a message of its own (the bucket of small buffers), room for those of all in-neighbours, headers.
+template <StreamOrdered C>
+class DeviceStaging {
+public:
+  using Stream = DeviceStream<C>;
+
+  /// `slots` messages are received at most.
+  DeviceStaging(C& communicator, std::span<const BufferView> buffers, std::size_t slots, std::size_t pack_below)
+      : DeviceStaging(cuda::DeviceGuard{communicator.device()}, communicator, buffers, slots, pack_below) {}
+  DeviceStaging(const DeviceStaging&) = delete;
+  DeviceStaging& operator=(const DeviceStaging&) = delete;
+  ~DeviceStaging() {
+    if (engine_.quiesce()) return;
+    table_.abandon();
+    memory_.abandon();
+    headers_.abandon();
+    words_.abandon();
+    report_.abandon();
+  }
+
+  /// Smaller buffers are packed. Not measured: a copy of 1 MiB costs about a microsecond on a GPU of 2 TB/s, and to
+  /// enqueue a message costs the host as much.
+  static constexpr std::size_t default_pack_below = std::size_t{1} << 20;
+
+  [[nodiscard]] std::size_t bytes() const noexcept {
+    return memory_.bytes() + headers_.bytes() + words_.bytes() + table_.bytes() + sizeof(cuda::RoundReport);
+  }
+  [[nodiscard]] const DeviceLayout& layout() const noexcept { return layout_; }
+  /// How many messages there is room for.
+  [[nodiscard]] std::size_t slots() const noexcept { return slots_; }
+  [[nodiscard]] const cuda::Table& table() const noexcept { return *table_; }
+  [[nodiscard]] auto& engine() noexcept { return engine_; }
+
+  /// The bucket, and where the message of in-neighbour k is received.
+  [[nodiscard]] std::byte* bucket() const noexcept { return memory_.data(); }
+  [[nodiscard]] std::byte* slot(std::size_t k) const noexcept { return memory_.data() + received_at(k); }
+  [[nodiscard]] cuda::RoundHeader* sent_header() const noexcept { return headers_.as<cuda::RoundHeader>(); }
+  [[nodiscard]] cuda::RoundHeader* received_header(std::size_t k) const noexcept { return sent_header() + 1 + k; }
+  [[nodiscard]] const std::uint32_t* go() const noexcept { return words_.as<std::uint32_t>(sizeof(std::uint64_t)); }
+
+  /// Where a stretch of the message is sent from.
+  [[nodiscard]] const void* origin(const DeviceLayout::Stretch& stretch, std::span<const BufferView> buffers) const {
+    return stretch.buffer == DeviceLayout::in_bucket ? bucket() + stretch.offset : buffers[stretch.buffer].data;
+  }
+
+  /// Whether what `stream` is given is recorded, not done.
+  [[nodiscard]] static bool capturing(Stream stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    cuda::check(cudaStreamIsCapturing(stream, &status), "tell whether a graph is captured");
+    return status != cudaStreamCaptureStatusNone;
+  }
+
+  /// @brief Enqueues an operation behind what `stream` holds, and what `stream` is given from now on behind it:
+  /// `exchange()` makes the messages, one group; `commit()` enqueues what writes parameters, if `*go()` says so.
+  template <class Exchange, class Commit>
+  void perform(const DeviceOperation& operation, Stream stream, const Exchange& exchange, const Commit& commit) {
+    const cuda::Range range{"kith: round"};
+    require_in_step();
+    engine_.enqueue(operation.call, [&] {
+      cudaStream_t own = engine_.stream();
+      const cuda::RoundState state = state_of(operation, capturing(stream));
+      cuda::order(entry_, stream, own);
+      prepare(operation, state, own);
+      const cuda::RoundHeader header = Engine::header(operation.call, layout_.bytes());
+      cuda::check(cuda::begin_round(state, header, own), "begin a round");
+      {
+        const cuda::Range part{"kith: exchange"};
+        engine_.group(operation.call, exchange);
+      }
+      const cuda::Range part{"kith: commit"};
+      cuda::check(cuda::settle_round(state, header, own), "settle a round");
+      commit();
+      cuda::order(exit_, own, stream);
+    });
+  }
+
+  /// A value that was not finite, and kept a round from being committed.
+  struct Refusal {
+    NonFinite where;
+    std::uint64_t sequence;
+  };
+
+  /// What a round that has been settled meanwhile has to report, once.
+  [[nodiscard]] std::optional<Refusal> verdict() {
+    cuda::RoundReport& report = report_.host();
+    if (reason() != cuda::RoundReport::non_finite) return std::nullopt;
+    const std::optional<Rank> source = engine_.watch().round(report.ticket).rank_of(report.source);
+    const Refusal refusal{
+        {source.value_or(engine_.rank()), static_cast<std::size_t>(report.finding >> cuda::finding_index_bits),
+         static_cast<std::size_t>(report.finding & ((std::uint64_t{1} << cuda::finding_index_bits) - 1))},
+        report.sequence};
+    std::atomic_ref{report.reason}.store(cuda::RoundReport::none, std::memory_order_release);
+    return refusal;
+  }
+
+  /// Throws PeerError if a round has found that another rank made another call.
+  void require_in_step() {
+    const std::uint32_t why = reason();
+    if (why == cuda::RoundReport::none || why == cuda::RoundReport::non_finite) return;
+    const cuda::RoundReport& report = report_.host();
+    const auto& round = engine_.watch().round(report.ticket);
+    const std::optional<Rank> peer = round.rank_of(report.source);
+    if (why == cuda::RoundReport::protocol)
+      engine_.watch().fail(
+          {engine_.name() + ": " + describe(round.call) + ": " +
+               (peer ? "rank " + std::to_string(*peer) : std::string{"an in-neighbour"}) +
+               " made a different call (its round is " + std::to_string(report.finding) +
+               "). All ranks make the same calls in the same order. The communicator has been aborted, "
+               "the parameters hold what they held before the round",
+           0, peer, PeerError::protocol});
+    engine_.watch().raise();
+  }
+
+  /// The buffers have moved. Waits for rounds in flight if some of them are packed.
+  void rebind(std::span<const BufferView> buffers, const Call& call) {
+    if (layout_.bucket_bytes() == 0) return;
+    const cuda::DeviceGuard guard{engine_.device()};
+    engine_.finish(call);
+    table_ = DeviceTable{layout_, buffers, engine_.stream()};
+  }
+
+private:
+  using Engine = std::remove_reference_t<decltype(std::declval<C&>().engine())>;
+
+  DeviceStaging(const cuda::DeviceGuard&, C& communicator, std::span<const BufferView> buffers, std::size_t slots,
+                std::size_t pack_below)
+      : engine_(communicator.engine()),
+        layout_(buffers, pack_below > 0 ? pack_below : default_pack_below),
+        slots_(slots),
+        table_(layout_, buffers, engine_.stream()),
+        memory_(received_at(slots)),
+        headers_((1 + std::max(slots, static_cast<std::size_t>(engine_.size()))) * sizeof(cuda::RoundHeader)),
+        words_(2 * sizeof(std::uint64_t)) {
+    // Between the buffers of a bucket are gaps, which nobody writes; sums go over them.
+    if (layout_.bucket_bytes() > 0)
+      cuda::check(cudaMemsetAsync(bucket(), 0, layout_.bucket_bytes(), engine_.stream()), "clear the bucket");
+  }
+
+  [[nodiscard]] std::size_t received_at(std::size_t k) const noexcept {
+    const std::size_t bucket = (layout_.bucket_bytes() + DeviceLayout::alignment - 1) / DeviceLayout::alignment;
+    return bucket * DeviceLayout::alignment + k * layout_.bytes();
+  }
+
+  [[nodiscard]] cuda::RoundState state_of(const DeviceOperation& operation, bool captured) {
+    cuda::RoundState state{};
+    state.sent = sent_header();
+    state.received = received_header(0);
+    state.sources = static_cast<std::uint32_t>(operation.sources.size());
+    state.go = words_.as<std::uint32_t>(sizeof(std::uint64_t));
+    state.finding = operation.check_finite ? words_.as<std::uint64_t>() : nullptr;
+    state.signals = engine_.watch().signals_on_device();
+    state.report = report_.on_device();
+    if (!captured) state.ticket = engine_.watch().add(operation.call, &report_.host(), operation.sources);
+    return state;
+  }
+
+  // Packs the small buffers, and looks for what is not finite if asked to.
+  void prepare(const DeviceOperation& operation, const cuda::RoundState& state, cudaStream_t own) {
+    const cuda::Range part{"kith: pack"};
+    auto* const finding = const_cast<std::uint64_t*>(state.finding);
+    if (finding != nullptr) {
+      cuda::check(cudaMemsetAsync(finding, 0xff, sizeof *finding, own), "clear a word");
+      for (const DeviceLayout::Stretch& stretch : layout_.stretches())
+        if (stretch.buffer != DeviceLayout::in_bucket)
+          cuda::check(cuda::find_non_finite(stretch.dtype, operation.buffers[stretch.buffer].data, stretch.count,
+                                            static_cast<std::uint32_t>(stretch.buffer), finding, own),
+                      "look for values that are not finite");
+    }
+    if (layout_.bucket_bytes() > 0) cuda::check(cuda::pack(*table_, bucket(), finding, own), "pack small buffers");
+  }
+
+  [[nodiscard]] std::uint32_t reason() const noexcept {
+    return std::atomic_ref{report_.host().reason}.load(std::memory_order_acquire);
+  }
+
+  Engine& engine_;
+  DeviceLayout layout_;
+  std::size_t slots_;
+  DeviceTable table_;
+  cuda::DeviceMemory memory_;
+  cuda::DeviceMemory headers_;
+  cuda::DeviceMemory words_;
+  cuda::Pinned<cuda::RoundReport> report_;
+  cuda::Event entry_;
+  cuda::Event exit_;
+};
+
+}  // namespace kith::detail
