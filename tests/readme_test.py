@@ -16,7 +16,8 @@ Every fenced block of these languages is tested; a new one cannot slip through:
             STAND_INS below says which commands are replaced, and by what.
 
 The marker `<!-- test: mpi N -->` says that a block needs MPI: a program is compiled by mpicxx and started as N ranks by
-mpirun. Where those are missing the block is left out, and the report says so.
+mpirun. `<!-- test: nccl -->` says that it needs CUDA and NCCL: a program is read by the compiler, which proves its names
+and types, but not run. Where those are missing the block is left out, and the report says so.
 
 The marker `<!-- test: skip REASON -->` leaves a block out, and the report says so. The marker `<!-- test: output -->`
 above a ```text block says that it is what the block before it prints, but for the space between words; `...` in it
@@ -66,6 +67,13 @@ def run(command, cwd, **options):
     return done.stdout
 
 
+def cuda_headers():
+    """The folder of CUDA's headers and NCCL's; None if they are not there together."""
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    folder = pathlib.Path(nvcc).resolve().parent.parent / "include"
+    return folder if (folder / "nccl.h").exists() and (folder / "cuda_runtime_api.h").exists() else None
+
+
 def says(expected, printed):
     """Whether the printed text is the expected one: words compare, `...` stands for any words."""
     parts = [r"\s+".join(map(re.escape, part.split())) for part in expected.split("...")]
@@ -111,6 +119,9 @@ class Runner:
         folder = self.folder(block.place)
         (folder / "main.cpp").write_text(program)
         arguments = ["-std=c++20", "-I", self.source / "include", "main.cpp"]
+        if block.marker == "nccl":
+            compiler = "mpicxx" if "<kith/mpi.hpp>" in program else "g++"
+            return run([compiler, *arguments, "-isystem", cuda_headers(), "-fsyntax-only"], folder)
         if block.marker == "mpi":
             run(["mpicxx", *arguments, "-pthread", "-o", "main"], folder)
             return run(["mpirun", "-n", block.reason, "./main"], folder, env=self.environment)
@@ -171,7 +182,7 @@ class Runner:
 def check_page(page, runner, list_only):
     """Runs every block of a page; returns (tested, failures)."""
     text = page.read_text(encoding="utf-8")
-    tested, failures, printed, left_out = 0, [], None, False
+    tested, failures, printed, left_out = 0, [], None, ""
     for block in (Block(page, match, text) for match in FENCE.finditer(text)):
         is_output = block.marker == "output"
         if block.language not in ("cpp", "cmake", "sh") and not is_output:
@@ -182,9 +193,14 @@ def check_page(page, runner, list_only):
                 failures.append(f"{block.place}: a skipped block needs its reason")
             continue
         if not is_output:
-            left_out = block.marker == "mpi" and not (shutil.which("mpicxx") and shutil.which("mpirun"))
+            left_out = ""
+            needs_mpi = block.marker == "mpi" or (block.marker == "nccl" and "<kith/mpi.hpp>" in block.text)
+            if needs_mpi and not (shutil.which("mpicxx") and shutil.which("mpirun")):
+                left_out = "MPI is not installed"
+            if block.marker == "nccl" and not cuda_headers():
+                left_out = "CUDA's and NCCL's headers are not installed"
         if left_out:
-            print("    left out: MPI is not installed")
+            print(f"    left out: {left_out}")
             continue
         try:
             if is_output:

@@ -29,9 +29,9 @@ TEST_CASE("cuda: a gated copy moves every byte, whatever the addresses") {
   const kith::cuda::Stream stream;
   const DeviceArray<std::uint32_t> no(1, 0U);
   const DeviceArray<std::uint32_t> yes(1, 5U);
-  for (const std::size_t bytes : {0, 1, 2, 15, 16, 17, 64, 333, 16384, 16385, 40003, 65536})
-    for (const std::size_t from_shift : {0, 1, 4, 8})
-      for (const std::size_t to_shift : {0, 1, 2, 8}) {
+  for (const std::size_t bytes : {0UL, 1UL, 2UL, 15UL, 16UL, 17UL, 64UL, 333UL, 16384UL, 16385UL, 40003UL, 65536UL})
+    for (const std::size_t from_shift : {0UL, 1UL, 4UL, 8UL})
+      for (const std::size_t to_shift : {0UL, 1UL, 2UL, 8UL}) {
         CAPTURE(bytes);
         CAPTURE(from_shift);
         CAPTURE(to_shift);
@@ -53,7 +53,7 @@ void check_non_finite(std::vector<typename Number<D>::Stored> kinds) {
   std::mt19937 random(seed);
   const kith::cuda::Stream stream;
   for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{33}, std::size_t{20001}})
-    for (const std::size_t shift : {0, 1}) {
+    for (const std::size_t shift : {0UL, 1UL}) {
       CAPTURE(count);
       CAPTURE(shift);
       auto values = numbers::random<D>(random, count, false);
@@ -113,7 +113,7 @@ void check_distance() {
   using Stored = typename Number<D>::Stored;
   std::mt19937 random(seed);
   const kith::cuda::Stream stream;
-  for (const std::size_t count : {0, 1, 7, 100, 4097, 300'001}) {
+  for (const std::size_t count : {0UL, 1UL, 7UL, 100UL, 4097UL, 300'001UL}) {
     CAPTURE(count);
     const auto a = numbers::random<D>(random, count, false);
     const auto b = numbers::random<D>(random, count, false);
@@ -123,7 +123,7 @@ void check_distance() {
       expected += difference * difference;
     }
     std::vector<double> results;
-    for (const std::size_t shift : {0, 1}) {
+    for (const std::size_t shift : {0UL, 1UL}) {
       const DeviceArray<Stored> left(a, shift * sizeof(Stored));
       const DeviceArray<Stored> right(b);
       const DeviceArray<double> partials(kith::cuda::distance_partials, 0.0);
@@ -150,7 +150,7 @@ TEST_CASE("cuda: squared distances of several buffers add up") {
   const DeviceArray<float> a(5000, 3.0F);
   const DeviceArray<float> b(5000, 1.0F);
   const DeviceArray<double> partials(kith::cuda::distance_partials, 0.0);
-  for (const std::size_t count : {5000, 10})
+  for (const std::size_t count : {5000UL, 10UL})
     REQUIRE(kith::cuda::squared_distance(DType::f32, a.data(), b.data(), count, partials.data(), stream.get()) ==
             cudaSuccess);
   const std::vector<double> sums = partials.values();
@@ -168,7 +168,7 @@ std::uint64_t digest(const std::vector<std::uint16_t>& values, std::size_t shift
 TEST_CASE("cuda: a digest tells every bit and every place") {
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);
-  for (const std::size_t count : {1, 4, 5, 9, 4100}) {
+  for (const std::size_t count : {1UL, 4UL, 5UL, 9UL, 4100UL}) {
     CAPTURE(count);
     std::vector<std::uint16_t> values(count);
     for (auto& value : values) value = static_cast<std::uint16_t>(random());

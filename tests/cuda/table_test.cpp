@@ -60,8 +60,8 @@ struct Model {
 
   explicit Model(std::mt19937& random) {
     std::vector<Segment> segments;
-    for (const std::size_t count : {1, 0, 7, 64, 1000, 4097, 9000})
-      for (const std::size_t shift : {0, 1, 3}) {
+    for (const std::size_t count : {1UL, 0UL, 7UL, 64UL, 1000UL, 4097UL, 9000UL})
+      for (const std::size_t shift : {0UL, 1UL, 3UL}) {
         f32.add(random, count, shift, bucket_bytes, segments);
         bf16.add(random, count, shift, bucket_bytes, segments);
         if (shift == 1) f16.add(random, count, shift, bucket_bytes, segments);
@@ -168,7 +168,7 @@ TEST_CASE("cuda: the weighted average of many tensors has the bits of the host")
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);
   const kith::cuda::Stream stream;
-  for (const std::size_t degree : {1, 2, 3, 4, 10}) {
+  for (const std::size_t degree : {1UL, 2UL, 3UL, 4UL, 10UL}) {
     CAPTURE(degree);
     const Model model(random);
     std::vector<std::vector<std::byte>> buckets;

@@ -98,11 +98,11 @@ void check_averages() {
   for (std::size_t count = 0; count <= 70; ++count)
     check_average<D>(random, count, 1 + count % 4, count % pack, count % 5 != 0);
   constexpr std::size_t tile = kith::cuda::tile_bytes / size_of(D);
-  for (const std::size_t degree : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 17}) {
+  for (const std::size_t degree : {0UL, 1UL, 2UL, 3UL, 4UL, 5UL, 6UL, 7UL, 8UL, 9UL, 17UL}) {
     check_average<D>(random, tile / 2 + degree, degree, 0, true);
     check_average<D>(random, tile + 3, degree, degree % pack, degree % 2 == 0);
   }
-  for (const std::size_t count : {tile - 1, tile, tile + 1, 2 * tile - 1, 2 * tile, 3 * tile + pack + 1})
+  for (const std::size_t count : {tile - 1UL, tile, tile + 1UL, 2UL * tile - 1UL, 2UL * tile, 3UL * tile + pack + 1UL})
     for (const std::size_t shift : {std::size_t{0}, std::size_t{1}, pack - 1}) {
       check_average<D>(random, count, 1 + shift % 3, shift, true);
       check_average<D>(random, count, 1 + shift % 3, shift, false);
@@ -209,9 +209,9 @@ void check_shadow(std::mt19937& random, std::size_t count, std::size_t degree, s
 TEST_CASE("cuda: a weighted average also writes the rounded copy") {
   MESSAGE("seed ", seed);
   std::mt19937 random(seed);
-  for (const std::size_t count : {1, 5, 64, 4095, 4100, 9001})
-    for (const std::size_t degree : {1, 2, 3, 5, 9})
-      for (const std::size_t shift : {0, 1, 3}) {
+  for (const std::size_t count : {1UL, 5UL, 64UL, 4095UL, 4100UL, 9001UL})
+    for (const std::size_t degree : {1UL, 2UL, 3UL, 5UL, 9UL})
+      for (const std::size_t shift : {0UL, 1UL, 3UL}) {
         check_shadow<DType::bf16>(random, count, degree, shift, shift);
         check_shadow<DType::f16>(random, count, degree, shift, 1);
       }
