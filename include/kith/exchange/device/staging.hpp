@@ -91,9 +91,20 @@ private:
 /// The packed buffers of a model as kernels see them: tiles in device memory.
 class DeviceTable {
 public:
-  DeviceTable(const DeviceLayout& layout, std::span<const BufferView> buffers, cudaStream_t stream) {
-    std::vector<cuda::Tile> tiles;
-    table_ = layout.table(buffers, tiles);
+  DeviceTable(const DeviceLayout& layout, std::span<const BufferView> buffers, cudaStream_t stream)
+      : DeviceTable(layout, buffers, stream, {}) {}
+
+  [[nodiscard]] const cuda::Table& operator*() const noexcept { return table_; }
+  [[nodiscard]] std::size_t bytes() const noexcept { return memory_.bytes(); }
+  void abandon() noexcept {
+    source_.abandon();
+    memory_.abandon();
+  }
+
+private:
+  DeviceTable(const DeviceLayout& layout, std::span<const BufferView> buffers, cudaStream_t stream,
+              std::vector<cuda::Tile> tiles)
+      : table_(layout.table(buffers, tiles)) {
     if (tiles.empty()) return;
     const std::size_t bytes = tiles.size() * sizeof(cuda::Tile);
     source_ = cuda::PinnedMemory{bytes};
@@ -104,17 +115,9 @@ public:
     table_.tiles = memory_.as<cuda::Tile>();
   }
 
-  [[nodiscard]] const cuda::Table& operator*() const noexcept { return table_; }
-  [[nodiscard]] std::size_t bytes() const noexcept { return memory_.bytes(); }
-  void abandon() noexcept {
-    source_.abandon();
-    memory_.abandon();
-  }
-
-private:
+  cuda::Table table_;
   cuda::PinnedMemory source_;
   cuda::DeviceMemory memory_;
-  cuda::Table table_;
 };
 
 /// What an operation on the device is about.
