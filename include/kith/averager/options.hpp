@@ -48,7 +48,7 @@ struct Metrics {
   std::uint64_t messages_sent = 0;
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
-  /// Time spent in rounds waiting for peers to arrive.
+  /// Time spent in rounds waiting for peers to arrive. Stays 0 where rounds are enqueued: the host does not wait.
   double seconds_waiting = 0;
 };
 

@@ -24,7 +24,8 @@ namespace kith::detail {
 ///
 /// Sends large buffers from where they are and the small ones as one bucket, receives every in-neighbour's message into
 /// room of its own, and then averages in one pass: (k + 2) bytes of memory traffic for each byte of the model and k
-/// in-neighbours. The bits are those of the other engines.
+/// in-neighbours. Adding them up as they come would need room for one message, but a pass for each. (Not measured; the
+/// schedules that Kith recommends have one or two in-neighbours.) The bits are those of the other engines.
 template <StreamOrdered C>
 class DeviceFullPrecision {
 public:
