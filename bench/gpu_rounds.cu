@@ -164,14 +164,17 @@ void run(const Setup& setup) {
   gpu_ranks::run(setup.ranks, [&](kith::Rank rank, const ncclUniqueId& id) {
     ncclComm_t comm = nullptr;
     kith::nccl::check(ncclCommInitRank(&comm, setup.ranks, id, rank), "make a communicator");
+    ncclComm_t own = nullptr;  // Kith's: nothing else may use it
+    kith::nccl::check(ncclCommSplit(comm, 0, rank, &own, nullptr), "make another communicator");
     {
-      Communicator communicator{comm};
+      Communicator communicator{own};
       nlohmann::ordered_json rounds = nlohmann::ordered_json::array();
       for (const std::size_t count : setup.counts) rounds.push_back(measure(setup, communicator, comm, count));
       int devices = 0;
       check(cudaGetDeviceCount(&devices), "count the devices");
       if (rank == 0) report(setup, devices, rounds);
     }
+    kith::nccl::check(ncclCommDestroy(own), "destroy a communicator");
     kith::nccl::check(ncclCommDestroy(comm), "destroy a communicator");
   });
 }

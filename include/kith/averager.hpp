@@ -95,15 +95,20 @@ public:
   void average() requires(!StreamOrdered<C>) { perform_due({}); }
 
   /// @brief The same for models on a device: enqueued behind what `stream` holds and before what it is given next. Does
-  /// not wait for the device. The buffers stay in place until the stream has passed.
+  /// not wait for the device (unless a thousand rounds are enqueued already). The buffers stay in place until the
+  /// stream has passed.
   ///
   /// What goes wrong in a round is known when the device has come to it: it is thrown by a later call, at the latest by
   /// synchronize(), and the parameters are then as they were before that round. A call that throws NonFiniteError,
-  /// about an earlier round, has enqueued its own.
+  /// about an earlier round, has enqueued its own; of several such rounds since the last call, the first is reported.
+  /// (One thing only can leave a model half averaged: that CUDA accepts the first kernel of a commit and refuses the
+  /// next, as it does when it has lost the context and the memory with it.)
   ///
   /// While `stream` is being captured, the call is recorded: always a gossip round, the next one after those recorded
-  /// since the last round that was performed. So the rounds of a period become as many graphs; see advance(). In a
-  /// replay no deadline holds.
+  /// since the last round that was performed. So the rounds of a period become as many graphs; see advance(). Replays
+  /// and calls go to one stream. In a replay no deadline holds, and synchronize() and the destructor do not see it:
+  /// synchronize the stream first. Graphs are destroyed before the averager and NCCL's communicator, which would wait
+  /// for that for ever, and recorded anew after rebind().
   /// @throws BackendError, PeerError, NonFiniteError about an earlier round. UsageError for a capture where the
   /// schedule
   ///         has more than gossip rounds.
@@ -133,8 +138,8 @@ public:
   /// gone wrong. Local.
   /// @throws BackendError, PeerError, NonFiniteError.
   void synchronize() requires StreamOrdered<C> {
-    session_.staging().engine().finish(call("synchronize", 0));
-    session_.staging().require_in_step();
+    session_.staging().engine().drain(call("synchronize", 0));
+    session_.staging().engine().watch().require_in_step();
     throw_refusal();
   }
 
@@ -148,6 +153,7 @@ public:
   /// The same for models on a device, as average(stream). NCCL computes the mean: the same bits on every rank, but not
   /// those of the other engines.
   void average_globally(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_not_capturing(stream);
     global_round("average_globally", ++calls_of_global_, stream);
     throw_refusal();
   }
@@ -164,6 +170,7 @@ public:
   }
   /// The same for models on a device, as average(stream).
   void mean_into(const std::vector<BufferView>& targets, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_not_capturing(stream);
     require_targets(targets);
     global_.mean_into(call("mean_into", ++calls_of_global_), buffers_, targets, stream);
   }
@@ -174,6 +181,7 @@ public:
   void broadcast(Rank root = 0) requires(!StreamOrdered<C>) { global_.broadcast(broadcast_from(root), buffers_, root); }
   /// The same for models on a device, as average(stream).
   void broadcast(Rank root, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_not_capturing(stream);
     global_.broadcast(broadcast_from(root), buffers_, root, stream);
   }
 
@@ -191,6 +199,7 @@ public:
   }
   /// The same for models on a device, as they are behind what `stream` holds. Waits for the device.
   [[nodiscard]] bool buffers_agree(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_not_capturing(stream);
     return global_.agree(call("buffers_agree", ++calls_of_global_), buffers_, stream);
   }
 
@@ -202,6 +211,7 @@ public:
   }
   /// The same for models on a device, as they are behind what `stream` holds. Waits for the device.
   [[nodiscard]] double consensus_distance(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_not_capturing(stream);
     return global_.distance(call("consensus_distance", ++calls_of_global_), buffers_, stream);
   }
 
@@ -229,6 +239,7 @@ public:
     const auto [schedule, metrics] = detail::from_blob(identity(), blob);
     schedule_ = schedule;
     metrics_ = metrics;
+    captured_ = 0;
   }
 
   /// @brief The parameters have moved: the same counts and dtypes at new places. Local.
@@ -393,8 +404,9 @@ private:
   void enqueue_round(Round round, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
     plan(round);
     const Call here = gossip_call(round);
-    if (max_degree_ > 0)
-      session_.round({here, buffers_, plan_, schedule_.mixing, true}, options_.check_finite.value_or(false), stream);
+    const bool check_finite = options_.check_finite.value_or(false);
+    if (max_degree_ > 0 || check_finite)
+      session_.round({here, buffers_, plan_, schedule_.mixing, true}, check_finite, stream);
   }
 
   void count_round() noexcept {
@@ -419,6 +431,10 @@ private:
                     detail::DeviceStream<C> stream) requires StreamOrdered<C> {
     global_.mean(call(what, sequence), buffers_, options_.check_finite.value_or(false), stream);
     count_global_round();
+  }
+
+  void require_not_capturing(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    if (session_.staging().capturing(stream)) throw UsageError("a graph can record average(stream), and nothing else");
   }
 
   // What a round on the device has found meanwhile.

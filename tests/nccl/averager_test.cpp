@@ -44,7 +44,10 @@ struct Case {
 
 void check(Communicator& communicator, const Case& c, std::uint64_t seed) {
   const auto r = static_cast<std::size_t>(communicator.rank());
-  auto expected = reference::random_models(communicator.size(), c.shapes, seed);
+  // Ranks need not have equal addresses.
+  std::vector<reference::Shape> shapes = c.shapes;
+  for (reference::Shape& shape : shapes) shape.shift = (shape.shift + 3 * r) % 8;
+  auto expected = reference::random_models(communicator.size(), shapes, seed);
   const Stream stream;
   DeviceModel model{expected[r], stream};
   for (kith::Round t = 0; t < c.rounds; ++t) reference::round(expected, c.topology, t, c.mixing);
@@ -240,6 +243,87 @@ TEST_CASE("nccl averager: a value that is not finite is reported by those that h
       averager.average(stream);
       averager.synchronize();
     });
+}
+
+TEST_CASE("nccl averager: of many ranks, and in a replay, it is the right one that is named") {
+  gpu_ranks::run(36, [](Communicator& communicator) {
+    const Stream stream;
+    auto models = reference::random_models(36, {{DType::f32, 10}}, 3);
+    const auto r = static_cast<std::size_t>(communicator.rank());
+    models[34].set(0, 7, std::numeric_limits<double>::quiet_NaN());
+    DeviceModel model{models[r], stream};
+    kith::AveragerOptions options;
+    options.check_finite = true;
+    kith::DecentralizedAverager averager{communicator, kith::Complete{}, model.views(), options};
+    Rank named = -1;
+    const auto look = [&](const auto& call) {
+      try {
+        call();
+        averager.synchronize();
+      } catch (const kith::NonFiniteError& error) {
+        named = error.rank();
+      }
+    };
+    look([&] { averager.average(stream); });
+    expect(named == 34, "everybody hears of rank 34, not of " + std::to_string(named));
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    kith::cuda::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "begin a capture");
+    averager.average(stream);
+    kith::cuda::check(cudaStreamEndCapture(stream, &graph), "end a capture");
+    kith::cuda::check(cudaGraphInstantiate(&executable, graph, 0), "instantiate a graph");
+    named = -1;
+    look([&] {
+      kith::cuda::check(cudaGraphLaunch(executable, stream), "launch a graph");
+      stream.synchronize();
+    });
+    expect(named == 34, "also where a replay has found it");
+    (void)cudaGraphExecDestroy(executable);
+    (void)cudaGraphDestroy(graph);
+    expect(model.get(stream) == models[r], "nobody has averaged");
+  });
+}
+
+TEST_CASE("nccl averager: what the caller has asked of CUDA before does not matter") {
+  gpu_ranks::run(2, [](Communicator& communicator) {
+    const Stream stream;
+    auto models = reference::random_models(2, {{DType::f32, 10}}, 3);
+    DeviceModel model{models[static_cast<std::size_t>(communicator.rank())], stream};
+    kith::DecentralizedAverager averager{communicator, kith::Ring{}, model.views()};
+    void* nothing = nullptr;
+    expect(cudaMalloc(&nothing, std::size_t{1} << 60) != cudaSuccess, "there is not so much memory");
+    averager.average(stream);
+    averager.synchronize();
+    (void)cudaGetLastError();
+  });
+}
+
+TEST_CASE("nccl averager: a graph records rounds and nothing else") {
+  gpu_ranks::run(1, [](Communicator& communicator) {
+    const Stream stream;
+    DeviceModel model{reference::Model{{{DType::f32, 10}}}, stream};
+    kith::DecentralizedAverager averager{communicator, kith::Ring{}, model.views()};
+    cudaGraph_t graph = nullptr;
+    kith::cuda::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "begin a capture");
+    int refused = 0;
+    const auto refuses = [&](const auto& call) {
+      try {
+        call();
+      } catch (const kith::UsageError&) {
+        ++refused;
+      }
+    };
+    refuses([&] { averager.average_globally(stream); });
+    refuses([&] { averager.mean_into(model.views(), stream); });
+    refuses([&] { averager.broadcast(0, stream); });
+    refuses([&] { (void)averager.buffers_agree(stream); });
+    refuses([&] { (void)averager.consensus_distance(stream); });
+    kith::cuda::check(cudaStreamEndCapture(stream, &graph), "end a capture");
+    (void)cudaGraphDestroy(graph);
+    expect(refused == 5, "the others are refused");
+    averager.average_globally(stream);
+    averager.synchronize();
+  });
 }
 
 TEST_CASE("nccl averager: buffers may move") {

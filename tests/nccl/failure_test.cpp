@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <functional>
+#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -158,6 +159,7 @@ TEST_CASE("nccl failures: every call of CUDA and NCCL in a round may fail") {
   };
   for (const Fault& fault : std::vector<Fault>{{"cudaEventRecord", cudaErrorInvalidResourceHandle},
                                                {"cudaStreamWaitEvent", cudaErrorInvalidValue},
+                                               {"cudaLaunchKernel", cudaErrorLaunchFailure},
                                                {"ncclGroupStart", ncclInternalError},
                                                {"ncclSend", ncclInvalidArgument},
                                                {"ncclRecv", ncclSystemError},
@@ -209,9 +211,41 @@ TEST_CASE("nccl failures: ranks that are in different rounds all learn of it, an
     averager.average(stream);
     const std::string text = thrown([&] { averager.synchronize(); });
     expect(contains(text, "PeerError") && contains(text, "made a different call"), "both are told: " + text);
-    expect(contains(text, "rank " + std::to_string(1 - r)), "and by whom: " + text);
+    expect(contains(text, "rank " + std::to_string(1 - r) + " made"), "and by whom: " + text);
     expect(model.get(stream) == models[r], "the parameters hold what they held");
     expect(!thrown([&] { averager.average(stream); }).empty(), "later calls throw");
+  });
+  gpu_ranks::forget_findings();
+}
+
+TEST_CASE("nccl failures: another averager of the communicator learns of it too, a report of values does not hide it") {
+  gpu_ranks::run(2, [](Communicator& communicator) {
+    const Stream stream;
+    auto models = reference::random_models(2, shapes, 1);
+    const auto r = static_cast<std::size_t>(communicator.rank());
+    models[0].set(0, 5, std::numeric_limits<double>::infinity());
+    DeviceModel model{models[r], stream};
+    DeviceModel other{models[r], stream};
+    kith::AveragerOptions options;
+    options.check_finite = true;
+    kith::DecentralizedAverager first{communicator, kith::Ring{}, model.views(), options};
+    kith::DecentralizedAverager second{communicator, kith::Ring{}, other.views()};
+    std::string text = thrown([&] {
+      first.average(stream);
+      stream.synchronize();
+    });
+    if (communicator.rank() == 1) first.set_mixing(0.5);
+    text += thrown([&] {
+      first.average(stream);
+      stream.synchronize();
+    });
+    text = thrown([&] {
+      second.average(stream);
+      second.synchronize();
+    });
+    expect(contains(text, "PeerError") && contains(text, "gossip round 1 of averager 0"), "it is told: " + text);
+    expect(contains(thrown([&] { first.synchronize(); }), "PeerError"), "to all averagers");
+    expect(other.get(stream) == models[r], "nothing is averaged after that");
   });
   gpu_ranks::forget_findings();
 }

@@ -26,7 +26,8 @@ struct AveragerOptions {
   /// How long a call waits for a peer to arrive before it throws PeerError.
   Seconds deadline{60};
   /// Bytes of a rank's model that are worked on at a time: between threads the claim that a thread takes, elsewhere
-  /// the size of a message. 0 = what was measured to be best.
+  /// the size of a message; on a device, buffers smaller than this travel together, packed. 0 = what was measured to be
+  /// best (on a device, 1 MiB, not measured).
   std::size_t bucket_bytes = 0;
   /// Buffers smaller than this travel unencoded (exchanges that encode; FullPrecision never does).
   std::size_t encode_from_bytes = 4096;
@@ -41,9 +42,9 @@ struct AveragerOptions {
 /// gossip round one message of the model's size per out-neighbour; in an exact global mean those of a reduce-scatter
 /// and an all-gather, 2 (n-1) messages and 2 (n-1)/n models.
 struct Metrics {
-  /// Gossip rounds committed.
+  /// Gossip rounds committed; on a device, enqueued.
   Round rounds = 0;
-  /// Exact global means committed.
+  /// Exact global means, the same.
   Round global_rounds = 0;
   std::uint64_t messages_sent = 0;
   std::uint64_t bytes_sent = 0;

@@ -48,45 +48,56 @@ __host__ __device__ inline RoundReport judge(const RoundState& state, const Roun
   RoundReport report;
   report.ticket = state.ticket;
   report.sequence = expected.sequence;
-  const bool aborted = observe(&state.signals->abort) != 0;
-  for (std::uint32_t k = 0; k < state.sources && report.reason == RoundReport::none; ++k) {
+  if (observe(&state.signals->abort) != 0) report.reason = RoundReport::aborted;
+  for (std::uint32_t k = 0; k < state.sources; ++k) {
     const RoundHeader& received = state.received[k];
     if (received.mark != RoundHeader::here) {
-      report.reason = RoundReport::aborted;
-      report.source = k;
-    } else if (!same_call(received, expected)) {
+      if (report.reason != RoundReport::protocol) report.reason = RoundReport::aborted;
+      if (k < 32) report.missing |= std::uint32_t{1} << k;
+    } else if (!same_call(received, expected) && report.reason != RoundReport::protocol) {
       report.reason = RoundReport::protocol;
-      report.source = k;
-      report.finding = received.sequence;
+      report.rank = received.rank;
+      report.theirs = received.sequence;
     }
   }
-  if (aborted && report.reason != RoundReport::protocol) report.reason = RoundReport::aborted;
   if (report.reason != RoundReport::none) return report;
-  report.finding = state.sent->finding;
-  for (std::uint32_t k = 0; k < state.sources && report.finding == no_finding; ++k) {
-    report.finding = state.received[k].finding;
-    report.source = k;
-  }
-  if (report.finding != no_finding)
-    report.reason = RoundReport::non_finite;
-  else
-    report.source = RoundReport::own;
+  const RoundHeader* finder = state.sent;
+  for (std::uint32_t k = 0; k < state.sources && finder->finding == no_finding; ++k) finder = &state.received[k];
+  if (finder->finding == no_finding) return report;
+  report.reason = RoundReport::non_finite;
+  report.rank = finder->rank;
+  report.theirs = finder->finding;
   return report;
+}
+
+/// Puts a report where the host looks, unless one is there.
+__host__ __device__ inline void file(const RoundReport& report, RoundReport* to) {
+  if (observe(&to->reason) != RoundReport::none) return;
+  to->missing = report.missing;
+  to->ticket = report.ticket;
+  to->sequence = report.sequence;
+  to->rank = report.rank;
+  to->theirs = report.theirs;
+  publish(&to->reason, report.reason);
 }
 
 __host__ __device__ inline void settle_round(const RoundState& state, const RoundHeader& expected) {
   const RoundReport report = judge(state, expected);
   *state.go = report.reason == RoundReport::none ? 1 : 0;
-  if (report.reason != RoundReport::none && observe(&state.report->reason) == RoundReport::none) {
-    state.report->source = report.source;
-    state.report->ticket = report.ticket;
-    state.report->sequence = report.sequence;
-    state.report->finding = report.finding;
-    publish(&state.report->reason, report.reason);
+  if (report.reason == RoundReport::non_finite) {
+    file(report, state.report);
+  } else if (report.reason != RoundReport::none) {
+    file(report, &state.signals->fatal);
+    publish(&state.signals->abort, std::uint32_t{1});  // ranks that are not in step commit no later round either
   }
-  // Ranks that are not in step must not commit any later round either.
-  if (report.reason == RoundReport::protocol) publish(&state.signals->abort, std::uint32_t{1});
   if (state.ticket > 0) publish(&state.signals->settled, state.ticket);
+}
+
+/// Enqueues. The launch's own error comes back, and no earlier one is taken away from the caller.
+inline cudaError_t enqueue(void (*kernel)(RoundState, RoundHeader), RoundState state, RoundHeader header,
+                           cudaStream_t stream) {
+  void* arguments[] = {&state, &header};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(1), dim3(1), arguments, 0, stream);
 }
 
 template <int>  // a template, so that it may be defined in every translation unit
@@ -104,13 +115,11 @@ __global__ void settle_round_kernel(RoundState state, RoundHeader expected) {
 namespace kith::cuda {
 
 [[gnu::weak]] cudaError_t begin_round(const RoundState& state, const RoundHeader& header, cudaStream_t stream) {
-  detail::begin_round_kernel<0><<<1, 1, 0, stream>>>(state, header);
-  return cudaGetLastError();
+  return detail::enqueue(&detail::begin_round_kernel<0>, state, header, stream);
 }
 
 [[gnu::weak]] cudaError_t settle_round(const RoundState& state, const RoundHeader& expected, cudaStream_t stream) {
-  detail::settle_round_kernel<0><<<1, 1, 0, stream>>>(state, expected);
-  return cudaGetLastError();
+  return detail::enqueue(&detail::settle_round_kernel<0>, state, expected, stream);
 }
 
 }  // namespace kith::cuda

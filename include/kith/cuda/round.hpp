@@ -26,9 +26,24 @@ struct RoundHeader {
   /// What find_non_finite() has found on the rank.
   std::uint64_t finding = no_finding;
   std::uint64_t bytes = 0;
-  std::uint64_t reserved = 0;
+  /// Who says so.
+  std::uint64_t rank = 0;
 };
 static_assert(sizeof(RoundHeader) == 64);
+
+/// @brief In pinned host memory: why a round was not committed. Written once; the host clears it.
+struct RoundReport {
+  enum Reason : std::uint32_t { none = 0, aborted, protocol, non_finite };
+
+  std::uint32_t reason = none;
+  /// aborted: those whose header was missing, by their place among the in-neighbours; the first 32.
+  std::uint32_t missing = 0;
+  std::uint64_t ticket = 0;
+  std::uint64_t sequence = 0;
+  /// protocol, non_finite: the rank that it is about; with its round, or its finding.
+  std::uint64_t rank = 0;
+  std::uint64_t theirs = 0;
+};
 
 /// @brief In pinned host memory, one for a communicator: how far its stream has come. Tickets number the rounds.
 struct RoundSignals {
@@ -39,19 +54,8 @@ struct RoundSignals {
   /// The last round whose exchange has begun, and the last that has been decided.
   std::uint64_t started = 0;
   std::uint64_t settled = 0;
-};
-
-/// @brief In pinned host memory, one for an averager: why a round was not committed. Written once; the host clears it.
-struct RoundReport {
-  enum Reason : std::uint32_t { none = 0, aborted, protocol, non_finite };
-
-  std::uint32_t reason = none;
-  /// Which in-neighbour of the round it was, by its place in the order of ranks; `own` for the rank itself.
-  static constexpr std::uint32_t own = ~std::uint32_t{0};
-  std::uint32_t source = own;
-  std::uint64_t ticket = 0;
-  std::uint64_t sequence = 0;
-  std::uint64_t finding = no_finding;
+  /// The first round that could not be decided by values: nothing commits after that.
+  RoundReport fatal{};
 };
 
 /// What a round's two kernels work on. All but `signals` and `report` is device memory.
@@ -65,6 +69,7 @@ struct RoundState {
   /// What find_non_finite() writes to; null where nobody looks.
   const std::uint64_t* finding;
   RoundSignals* signals;
+  /// For values that are not finite; an averager's own.
   RoundReport* report;
   /// 0 in a captured graph, whose replays nobody watches.
   std::uint64_t ticket;

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -63,7 +61,7 @@ public:
     stream_ = std::make_unique<cuda::Stream>();
     sent_to_.resize(static_cast<std::size_t>(size_));
     received_from_.resize(static_cast<std::size_t>(size_));
-    watch_ = Watch::start(comm_, name());
+    watch_ = Watch::start(comm_, device_, name());
   }
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -86,8 +84,9 @@ public:
   [[nodiscard]] std::string name() const { return "rank " + std::to_string(rank_) + "/" + std::to_string(size_); }
 
   /// What a rank says of its call.
-  [[nodiscard]] static cuda::RoundHeader header(const Call& call, std::size_t bytes) noexcept {
+  [[nodiscard]] cuda::RoundHeader header(const Call& call, std::size_t bytes) const noexcept {
     cuda::RoundHeader header;
+    header.rank = static_cast<std::uint64_t>(rank_);
     header.what = digest_of(call.what);
     header.channel = call.channel;
     header.sequence = call.sequence;
@@ -105,6 +104,7 @@ public:
       f();
     } catch (const BackendError& error) {
       watch_->fail({name() + ": " + kith::detail::describe(call) + ": " + std::string{error.message()}, error.code()});
+      (void)quiesce();  // nothing orders the caller's stream behind what was enqueued
       watch_->raise();
     }
   }
@@ -137,13 +137,16 @@ public:
   }
   /// all = the `bytes` bytes of every rank, in rank order.
   void all_gather(const void* mine, void* all, std::size_t bytes) {
+    first_contact_ = true;  // of a ring, or a tree: NCCL connects what each of its algorithms needs when it comes to it
     check(ncclAllGather(mine, all, bytes, ncclUint8, comm_, stream()), "gather");
   }
   void all_reduce_mean(const void* values, void* mean, std::size_t count, DType dtype) {
+    first_contact_ = true;
     check(ncclAllReduce(values, mean, count, to_nccl(dtype), ncclAvg, comm_, stream()),
           "compute a mean over all ranks");
   }
   void broadcast(const void* values, void* copy, std::size_t bytes, Rank root) {
+    first_contact_ = true;
     check(ncclBroadcast(values, copy, bytes, ncclUint8, root, comm_, stream()), "broadcast");
   }
 
@@ -154,40 +157,43 @@ public:
   /// @brief Waits until the stream has come to its present end, and asks NCCL meanwhile.
   /// @return false at the deadline, which counts from when the rounds before have been decided: those are watched.
   ///         Throws what the communicator has failed with.
-  [[nodiscard]] bool wait(const Call& call) {
+  [[nodiscard]] bool wait(const Call& call, Seconds deadline) {
     const cuda::DeviceGuard guard{device_};
     Clock::time_point begin = Clock::now();
-    for (int round = 0;; ++round) {
-      if (watch_->settled() < watch_->enqueued()) begin = Clock::now();
-      const cudaError_t state = cudaStreamQuery(stream());
-      if (state == cudaSuccess) return true;
-      if (state != cudaErrorNotReady) cuda::check(state, "finish what was enqueued");
-      (void)cudaGetLastError();  // "not ready" is left behind as if it were an error
-      watch_->require_alive();
-      if (Clock::now() - begin > call.deadline) return false;
-      require_no_error();
-      if (round > 100) std::this_thread::sleep_for(std::chrono::microseconds{50});
-    }
-  }
-
-  /// The same where the peers are known to have come: what is missing at the deadline is a failure.
-  void finish(const Call& call) {
     try {
-      if (wait(call)) return;
+      for (int round = 0;; ++round) {
+        if (watch_->settled() < watch_->enqueued()) begin = Clock::now();
+        const cudaError_t state = cudaStreamQuery(stream());
+        if (state == cudaSuccess) return true;
+        if (state != cudaErrorNotReady) cuda::check(state, "finish what was enqueued");
+        (void)cudaGetLastError();  // "not ready" is left behind as if it were an error
+        watch_->require_alive();
+        if (Clock::now() - begin > deadline) return false;
+        if (const ncclResult_t asked = watch_->ask(); asked != ncclInProgress) check(asked, "go on");
+        if (round > 100) std::this_thread::sleep_for(std::chrono::microseconds{50});
+      }
     } catch (const BackendError& error) {
       watch_->fail({name() + ": " + kith::detail::describe(call) + ": " + std::string{error.message()}, error.code()});
       watch_->raise();
     }
+  }
+
+  /// The same for what has to be done with peers that are known to have come: a deadline that passes is a failure.
+  void finish(const Call& call) {
+    if (wait(call, call.deadline)) return;
     watch_->fail({name() + ": " + kith::detail::describe(call) + ": not done within " +
                   kith::detail::to_text(call.deadline) + "; the communicator has been aborted"});
     watch_->raise();
   }
 
+  /// The same for rounds, which are watched, and what the device does besides: that may take as long as it takes.
+  void drain(const Call& call) { (void)wait(call, Seconds::max()); }
+
   /// Waits until nothing is in flight, as long as rounds are watched over, and after a failure a little. Where it says
   /// false, what the device may still be using must not be freed.
   [[nodiscard]] bool quiesce() noexcept {
     try {
-      if (!watch_->failed()) finish(Call{});
+      if (!watch_->failed()) drain(Call{});
     } catch (const Error&) {  // what follows looks for itself
     }
     const bool at_rest = watch_->at_rest();
@@ -206,19 +212,12 @@ private:
     first_contact_ = true;
   }
 
-  void require_no_error() {
-    ncclResult_t state = ncclSuccess;
-    check(ncclCommGetAsyncError(comm_, &state), "tell its state");
-    if (state != ncclInProgress) check(state, "go on");
-  }
-
   // What a communicator that does not block the host has made of the last group.
   ncclResult_t completed() {
     ncclResult_t state = ncclInProgress;
     while (state == ncclInProgress && !watch_->failed()) {
       std::this_thread::yield();
-      const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
-      if (asked != ncclSuccess) return asked;
+      state = watch_->ask();
     }
     return state;
   }

@@ -54,7 +54,7 @@ public:
     engine_.watch().require_alive();
     const Clock::time_point begin = Clock::now();
     const auto size = static_cast<std::size_t>(engine_.size());
-    const Header own = Engine::header(call, mine.size());
+    const Header own = engine_.header(call, mine.size());
     make_room((size + 1) * std::max(sizeof own, mine.size()));
     gather(call, &own, sizeof own, size);
     for (std::size_t r = 0; r < size; ++r) {
@@ -130,7 +130,7 @@ private:
   void exchange_headers(const Call& call) {
     const std::size_t n = peers_.size();
     for (std::size_t k = 0; k < n; ++k) {
-      headers(pinned_.data())[k] = Engine::header(call, peers_[k].sends);
+      headers(pinned_.data())[k] = engine_.header(call, peers_[k].sends);
       headers(pinned_.data())[n + k].mark = 0;
     }
     engine_.enqueue(call, [&] {
@@ -143,7 +143,7 @@ private:
       });
       copy(pinned_.data() + n * sizeof(Header), device_.data() + n * sizeof(Header), n * sizeof(Header));
     });
-    if (!engine_.wait(call)) fail_for_absence(call);
+    if (!engine_.wait(call, call.deadline)) fail_for_absence(call);
     for (std::size_t k = 0; k < n; ++k) compare(call, peers_[k], headers(pinned_.data())[n + k]);
   }
 
@@ -171,7 +171,7 @@ private:
   }
 
   void compare(const Call& call, const Peer& peer, const Header& theirs) {
-    const Header mine = Engine::header(call, peer.receives);
+    const Header mine = engine_.header(call, peer.receives);
     const auto differ = [&](std::string_view field, std::uint64_t left, std::uint64_t right) {
       if (left == right) return;
       engine_.watch().fail({engine_.name() + ": " + kith::detail::describe(call) + ": rank " +
@@ -213,7 +213,7 @@ private:
     std::memcpy(pinned_.data(), mine, bytes);
     engine_.enqueue(call, [&] {
       copy(device_.data(), pinned_.data(), bytes);
-      engine_.all_gather(device_.data(), device_.data() + bytes, bytes);
+      engine_.group(call, [&] { engine_.all_gather(device_.data(), device_.data() + bytes, bytes); });
       copy(pinned_.data() + bytes, device_.data() + bytes, size * bytes);
     });
     engine_.finish(call);

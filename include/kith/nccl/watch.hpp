@@ -46,15 +46,9 @@ struct Failure {
 /// A round that has been enqueued, for the error that it may end in.
 struct Watched {
   Call call;
-  const cuda::RoundReport* report = nullptr;
-  /// Whom the rank receives from, in ascending rank: the first few.
+  /// Whom the rank receives from, in ascending rank: the first of them, as many as RoundReport::missing has bits.
   std::array<Rank, 32> sources{};
   std::size_t source_count = 0;
-
-  /// The rank behind RoundReport::source, where it is known.
-  [[nodiscard]] std::optional<Rank> rank_of(std::uint32_t source) const noexcept {
-    return source < source_count ? std::optional{sources[source]} : std::nullopt;
-  }
 };
 
 /// @brief Looks after what nobody waits for: rounds on the device, and calls of NCCL that meet their peers on the host.
@@ -65,13 +59,13 @@ struct Watched {
 class Watch {
 public:
   /// Starts the thread. `name` of the rank for messages: "rank 1/4".
-  static std::shared_ptr<Watch> start(ncclComm_t comm, std::string name) {
-    auto watch = std::make_shared<Watch>(comm, std::move(name));
+  static std::shared_ptr<Watch> start(ncclComm_t comm, int device, std::string name) {
+    auto watch = std::make_shared<Watch>(comm, device, std::move(name));
     watch->thread_ = std::thread{[watch] { watch->run(); }};
     return watch;
   }
 
-  Watch(ncclComm_t comm, std::string name) : comm_(comm), name_(std::move(name)) {}
+  Watch(ncclComm_t comm, int device, std::string name) : comm_(comm), device_(device), name_(std::move(name)) {}
   Watch(const Watch&) = delete;
   Watch& operator=(const Watch&) = delete;
   ~Watch() = default;
@@ -114,7 +108,7 @@ public:
 
   /// Registers a round, whose sources are as in Watched; the number that its kernels report. Waits where too many are
   /// in flight.
-  [[nodiscard]] std::uint64_t add(const Call& call, const cuda::RoundReport* report, std::span<const Rank> sources) {
+  [[nodiscard]] std::uint64_t add(const Call& call, std::span<const Rank> sources) {
     const std::uint64_t ticket = enqueued_.load(std::memory_order_relaxed) + 1;
     while (settled() + rounds_.size() <= ticket) {
       require_alive();
@@ -122,14 +116,19 @@ public:
     }
     Watched& round = rounds_[ticket % rounds_.size()];
     round.call = call;
-    round.report = report;
     round.source_count = std::min(sources.size(), round.sources.size());
     std::copy_n(sources.begin(), round.source_count, round.sources.begin());
     enqueued_.store(ticket, std::memory_order_release);
     return ticket;
   }
-  /// What was registered under a number, one of the last few.
-  [[nodiscard]] const Watched& round(std::uint64_t ticket) const noexcept { return rounds_[ticket % rounds_.size()]; }
+  /// Fails the communicator if a round on the device has found that ranks are not in step.
+  void require_in_step() {
+    require_alive();
+    if (std::optional<Failure> found = found_by_device()) {
+      fail(*std::move(found));
+      raise();
+    }
+  }
   /// Rounds registered and decided so far.
   [[nodiscard]] std::uint64_t enqueued() const noexcept { return enqueued_.load(std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t settled() const noexcept {
@@ -147,7 +146,14 @@ public:
     const auto result = f();
     const std::lock_guard lock{mutex_};
     host_call_.reset();
+    settled_.notify_all();
     return result;
+  }
+
+  /// What NCCL says of the communicator. Asked under the lock: an abort by the other thread would be in between.
+  [[nodiscard]] ncclResult_t ask() {
+    const std::lock_guard lock{mutex_};
+    return failed() ? ncclSuccess : ask_locked();
   }
 
   /// The communicator has failed: aborts it, for a time waits for that, and keeps the first reason.
@@ -175,7 +181,14 @@ private:
     failed_.store(true, std::memory_order_release);
   }
 
+  [[nodiscard]] ncclResult_t ask_locked() {
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
+    return asked != ncclSuccess ? asked : state;
+  }
+
   void run() {
+    (void)cudaSetDevice(device_);  // or the next call would make a context on device 0
     // Another thread of the program may be capturing a graph: that must not forbid this one to ask questions.
     cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     (void)cudaThreadExchangeStreamCaptureMode(&mode);
@@ -185,6 +198,15 @@ private:
       if (!stop_ && !failed()) look();
     }
     if (!failed()) return;
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 7)
+    // An abort frees the communicator: not while the other thread is inside, if it can be brought out of there.
+    if (host_call_) {
+      lock.unlock();
+      (void)ncclCommRevoke(comm_, NCCL_REVOKE_DEFAULT);
+      lock.lock();
+      settled_.wait_for(lock, patience, [&] { return !host_call_; });
+    }
+#endif
     lock.unlock();
     (void)ncclCommAbort(comm_);
     if (overdue_) explain_round(*overdue_);
@@ -193,16 +215,33 @@ private:
     settled_.notify_all();
   }
 
+  // Why a round on the device could not be decided by values, if one could not.
+  [[nodiscard]] std::optional<Failure> found_by_device() const {
+    const cuda::RoundReport& fatal = signals_.host().fatal;
+    const auto reason = std::atomic_ref{signals_.host().fatal.reason}.load(std::memory_order_acquire);
+    if (reason == cuda::RoundReport::none) return std::nullopt;
+    const std::string text = name_ + ": " + kith::detail::describe(rounds_[fatal.ticket % rounds_.size()].call) + ": ";
+    if (reason == cuda::RoundReport::aborted)
+      return Failure{text + "what the peers send has not come; " + std::string{aftermath}};
+    const auto peer = static_cast<Rank>(fatal.rank);
+    return Failure{text + "rank " + std::to_string(peer) + " made a different call (its round is " +
+                       std::to_string(fatal.theirs) + "). All ranks make the same calls in the same order; " +
+                       std::string{aftermath},
+                   0, peer, PeerError::protocol};
+  }
+
   void look() {
     const Clock::time_point now = Clock::now();
+    if (std::optional<Failure> found = found_by_device()) {
+      explained_ = true;
+      return declare(*std::move(found));
+    }
     if (host_call_ && now - host_since_ > host_call_->deadline)
       return declare({name_ + ": " + kith::detail::describe(*host_call_) + ": the peers did not all come within " +
                       kith::detail::to_text(host_call_->deadline) + " to connect; " + std::string{aftermath}});
     const std::uint64_t done = settled();
     if (enqueued_.load(std::memory_order_acquire) == done && !host_call_) return;
-    ncclResult_t state = ncclSuccess;
-    const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
-    if (const ncclResult_t code = asked != ncclSuccess ? asked : state; code != ncclSuccess && code != ncclInProgress)
+    if (const ncclResult_t code = ask_locked(); code != ncclSuccess && code != ncclInProgress)
       return declare({name_ + ": NCCL reports an error: " + to_text(code) + "; " + std::string{aftermath},
                       static_cast<int>(code)});
     const std::uint64_t started = std::atomic_ref{signals_.host().started}.load(std::memory_order_acquire);
@@ -222,13 +261,14 @@ private:
     const Clock::time_point end = Clock::now() + std::chrono::seconds{1};
     while (settled() < ticket && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds{1});
     const Watched& round = rounds_[ticket % rounds_.size()];
-    if (settled() < ticket || round.report == nullptr) return;
-    auto* const report = const_cast<cuda::RoundReport*>(round.report);
-    if (std::atomic_ref{report->reason}.load(std::memory_order_acquire) != cuda::RoundReport::aborted) return;
-    if (const std::optional<Rank> missing = round.rank_of(report->source)) {
-      const std::lock_guard lock{mutex_};
-      failure_->message = overdue_text(round, "rank " + std::to_string(*missing) + " did not come");
-    }
+    const cuda::RoundReport& fatal = signals_.host().fatal;
+    if (settled() < ticket || fatal.ticket != ticket) return;
+    std::string missing;
+    for (std::size_t k = 0; k < round.source_count; ++k)
+      if ((fatal.missing >> k & 1) != 0) missing += (missing.empty() ? "" : ", ") + std::to_string(round.sources[k]);
+    if (missing.empty()) return;
+    const std::lock_guard lock{mutex_};
+    failure_->message = overdue_text(round, "rank " + missing + " did not come");
   }
 
   [[nodiscard]] std::string overdue_text(const Watched& round, const std::string& what) const {
@@ -240,6 +280,7 @@ private:
       "the communicator has been aborted, the parameters hold what they held before the round";
 
   ncclComm_t comm_;
+  int device_;
   std::string name_;
   cuda::Pinned<cuda::RoundSignals> signals_;
   std::thread thread_;

@@ -61,7 +61,8 @@ public:
   double distance(const Call& call, std::span<const BufferView> buffers, DeviceStream<C> stream) {
     perform(
         call, buffers, false, stream, [&] { reduce(buffers); }, [&] { add_squares(buffers); });
-    engine().finish(call);
+    engine().drain(call);
+    engine().watch().require_in_step();
     double own = 0;
     for (std::size_t i = 0; i < cuda::distance_partials; ++i)
       own += reinterpret_cast<const double*>(scratch_->read.data())[i];
@@ -86,7 +87,8 @@ public:
   bool agree(const Call& call, std::span<const BufferView> buffers, DeviceStream<C> stream) {
     const auto nothing = [] {};
     perform(call, buffers, false, stream, nothing, [&] { add_digests(buffers); });
-    engine().finish(call);
+    engine().drain(call);
+    engine().watch().require_in_step();
     std::uint64_t own = 0;
     std::memcpy(&own, scratch_->read.data(), sizeof own);
     communicator_.all_gather(call, std::as_bytes(std::span{&own, 1}), std::as_writable_bytes(std::span{digests_}));
@@ -120,7 +122,7 @@ private:
       const auto same = [](const BufferView& a, const BufferView& b) { return a.data == b.data; };
       if (!table || !std::equal(buffers.begin(), buffers.end(), targets.begin(), targets.end(), same)) {
         const cuda::DeviceGuard guard{staging.engine().device()};
-        if (table) staging.engine().finish(call);
+        if (table) staging.engine().drain(call);
         targets.assign(buffers.begin(), buffers.end());
         table.emplace(staging.layout(), buffers, staging.engine().stream());
       }

@@ -188,13 +188,13 @@ public:
   template <class Exchange, class Commit>
   void perform(const DeviceOperation& operation, Stream stream, const Exchange& exchange, const Commit& commit) {
     const cuda::Range range{"kith: round"};
-    require_in_step();
+    engine_.watch().require_in_step();
     engine_.enqueue(operation.call, [&] {
       cudaStream_t own = engine_.stream();
       const cuda::RoundState state = state_of(operation, capturing(stream));
       cuda::order(entry_, stream, own);
       prepare(operation, state, own);
-      const cuda::RoundHeader header = Engine::header(operation.call, layout_.bytes());
+      const cuda::RoundHeader header = engine_.header(operation.call, operation.call.bytes);
       cuda::check(cuda::begin_round(state, header, own), "begin a round");
       {
         const cuda::Range part{"kith: exchange"};
@@ -213,42 +213,24 @@ public:
     std::uint64_t sequence;
   };
 
-  /// What a round that has been settled meanwhile has to report, once.
+  /// What a round that has been settled meanwhile has to report, once. Of several, the first.
   [[nodiscard]] std::optional<Refusal> verdict() {
     cuda::RoundReport& report = report_.host();
-    if (reason() != cuda::RoundReport::non_finite) return std::nullopt;
-    const std::optional<Rank> source = engine_.watch().round(report.ticket).rank_of(report.source);
+    if (std::atomic_ref{report.reason}.load(std::memory_order_acquire) == cuda::RoundReport::none) return std::nullopt;
+    constexpr std::uint64_t index = (std::uint64_t{1} << cuda::finding_index_bits) - 1;
     const Refusal refusal{
-        {source.value_or(engine_.rank()), static_cast<std::size_t>(report.finding >> cuda::finding_index_bits),
-         static_cast<std::size_t>(report.finding & ((std::uint64_t{1} << cuda::finding_index_bits) - 1))},
+        {static_cast<Rank>(report.rank), static_cast<std::size_t>(report.theirs >> cuda::finding_index_bits),
+         static_cast<std::size_t>(report.theirs & index)},
         report.sequence};
     std::atomic_ref{report.reason}.store(cuda::RoundReport::none, std::memory_order_release);
     return refusal;
-  }
-
-  /// Throws PeerError if a round has found that another rank made another call.
-  void require_in_step() {
-    const std::uint32_t why = reason();
-    if (why == cuda::RoundReport::none || why == cuda::RoundReport::non_finite) return;
-    const cuda::RoundReport& report = report_.host();
-    const auto& round = engine_.watch().round(report.ticket);
-    const std::optional<Rank> peer = round.rank_of(report.source);
-    if (why == cuda::RoundReport::protocol)
-      engine_.watch().fail(
-          {engine_.name() + ": " + describe(round.call) + ": " +
-               (peer ? "rank " + std::to_string(*peer) : std::string{"an in-neighbour"}) +
-               " made a different call (its round is " + std::to_string(report.finding) +
-               "). All ranks make the same calls in the same order. The communicator has been aborted, "
-               "the parameters hold what they held before the round",
-           0, peer, PeerError::protocol});
-    engine_.watch().raise();
   }
 
   /// The buffers have moved. Waits for rounds in flight if some of them are packed.
   void rebind(std::span<const BufferView> buffers, const Call& call) {
     if (layout_.bucket_bytes() == 0) return;
     const cuda::DeviceGuard guard{engine_.device()};
-    engine_.finish(call);
+    engine_.drain(call);
     table_ = DeviceTable{layout_, buffers, engine_.stream()};
   }
 
@@ -283,7 +265,7 @@ private:
     state.finding = operation.check_finite ? words_.as<std::uint64_t>() : nullptr;
     state.signals = engine_.watch().signals_on_device();
     state.report = report_.on_device();
-    if (!captured) state.ticket = engine_.watch().add(operation.call, &report_.host(), operation.sources);
+    if (!captured) state.ticket = engine_.watch().add(operation.call, operation.sources);
     return state;
   }
 
@@ -300,10 +282,6 @@ private:
                       "look for values that are not finite");
     }
     if (layout_.bucket_bytes() > 0) cuda::check(cuda::pack(*table_, bucket(), finding, own), "pack small buffers");
-  }
-
-  [[nodiscard]] std::uint32_t reason() const noexcept {
-    return std::atomic_ref{report_.host().reason}.load(std::memory_order_acquire);
   }
 
   Engine& engine_;
