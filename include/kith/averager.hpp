@@ -71,12 +71,17 @@ public:
         max_degree_(topology_.max_degree(communicator.size())),
         plan_(max_degree_),
         session_(communicator_, exchange_, *layout_,
-                 detail::SessionOptions{static_cast<std::size_t>(max_degree_), options_.bucket_bytes, buffers_,
-                                        options_.deadline}),
+                 detail::SessionOptions{
+                     static_cast<std::size_t>(max_degree_), options_.bucket_bytes, buffers_, options_.deadline,
+                     options_.encode_from_bytes,
+                     detail::period_for(exchange_, topology_, communicator_.rank(), communicator_.size())}),
         global_(make_global()),
         finite_(communicator_, static_cast<std::size_t>(max_degree_)) {
     schedule_.mixing = options_.mixing;
-    for (const BufferView& buffer : buffers_) message_bytes_ += exchange_.wire_bytes(buffer.count, buffer.dtype);
+    if constexpr (encodes)
+      message_bytes_ = session_.message_bytes();
+    else
+      for (const BufferView& buffer : buffers_) message_bytes_ += exchange_.wire_bytes(buffer.count, buffer.dtype);
     meet_peers();
   }
 
@@ -178,7 +183,10 @@ public:
   /// @brief Collective. Copies the parameters of rank `root` to every rank: the same initial model everywhere.
   /// @throws UsageError for a rank that does not exist. @throws PeerError; the parameters are then as they were.
   /// @par Cost One model to each other rank.
-  void broadcast(Rank root = 0) requires(!StreamOrdered<C>) { global_.broadcast(broadcast_from(root), buffers_, root); }
+  void broadcast(Rank root = 0) requires(!StreamOrdered<C>) {
+    global_.broadcast(broadcast_from(root), buffers_, root);
+    set_replicas();
+  }
   /// The same for models on a device, as average(stream).
   void broadcast(Rank root, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
     require_not_capturing(stream);
@@ -230,15 +238,22 @@ public:
   }
 
   /// @brief Everything but the parameters that the next rounds depend on, for a checkpoint. Local; between rounds.
-  [[nodiscard]] std::vector<std::byte> state() const { return detail::to_blob(identity(), schedule_, metrics_); }
+  [[nodiscard]] std::vector<std::byte> state() const {
+    std::span<const std::byte> replicas;
+    if constexpr (has_replicas) replicas = session_.rule().replicas().bytes();
+    return detail::to_blob(identity(), schedule_, metrics_, replicas);
+  }
 
   /// @brief Continues from a state() of an averager with the same size, topology, exchange and buffers. The
   /// continuation is bit-identical if the parameters are restored too. Local; on all ranks.
   /// @throws UsageError if the blob is not one or comes from another kind of averager; nothing has changed then.
   void restore(std::span<const std::byte> blob) {
-    const auto [schedule, metrics] = detail::from_blob(identity(), blob);
-    schedule_ = schedule;
-    metrics_ = metrics;
+    std::span<std::byte> replicas;
+    if constexpr (has_replicas) replicas = session_.rule().replicas().bytes();
+    const detail::State state = detail::from_blob(identity(), blob, replicas.size());
+    schedule_ = state.schedule;
+    metrics_ = state.metrics;
+    std::copy(state.replicas.begin(), state.replicas.end(), replicas.begin());
     captured_ = 0;
   }
 
@@ -256,6 +271,11 @@ public:
   }
 
 private:
+  using Session = typename E::template Session<C>;
+  // Whether messages are encoded: every rank of a round has to send one then, and its sizes are the session's to know.
+  static constexpr bool encodes = requires(const Session& session) { session.message_bytes(); };
+  static constexpr bool has_replicas = requires(Session & session) { session.rule().replicas(); };
+
   // Runs before any member that allocates or communicates by what it returns: validates, then agrees with the others.
   std::vector<BufferView> agreed(std::vector<BufferView> buffers) {
     std::string refusal;
@@ -265,15 +285,23 @@ private:
       require_plans();
       detail::require_distinct(buffers);
       require_readable(buffers);
+      detail::require_exchange(exchange_, buffers);
+      (void)detail::period_for(exchange_, topology_, communicator_.rank(), communicator_.size());
     } catch (const UsageError& error) {
       refusal = error.message();
     }
     Call here;
     here.channel = channel_;
     if (options_.deadline.count() > 0) here.deadline = options_.deadline;
-    detail::agree(communicator_, here, detail::propose(topology_name(topology_), E::name, buffers, options_), refusal,
+    detail::agree(communicator_, here,
+                  detail::propose(topology_name(topology_), exchange_name(exchange_), buffers, options_), refusal,
                   buffers);
     return buffers;
+  }
+
+  // All ranks hold the same parameters now.
+  void set_replicas() noexcept {
+    if constexpr (has_replicas) session_.rule().replicas().agree(buffers_);
   }
 
   // Looks at the first rounds of the schedule, before anybody relies on it.
@@ -329,7 +357,7 @@ private:
   }
 
   [[nodiscard]] detail::Identity identity() const {
-    return {topology_name(topology_), std::string{E::name}, communicator_.size(), digest_of_layout_};
+    return {topology_name(topology_), exchange_name(exchange_), communicator_.size(), digest_of_layout_};
   }
 
   [[nodiscard]] Call call(std::string_view what, std::uint64_t sequence) const noexcept {
@@ -349,6 +377,7 @@ private:
       return;
     }
     const Round due = schedule_.due + 1;
+    spent_ = false;
     const bool globally =
         due <= options_.warmup_rounds || (options_.global_every > 0 && due % options_.global_every == 0);
     const auto performed = [&] {
@@ -363,7 +392,7 @@ private:
       else
         gossip_round(stream);
     } catch (const NonFiniteError&) {
-      performed();
+      if (spent_) performed();
       throw;
     }
     performed();
@@ -388,9 +417,10 @@ private:
     std::optional<detail::NonFinite> found;
     Seconds waited{0};
     if (options_.check_finite.value_or(false))
-      found = alone ? detail::find_non_finite(communicator_.rank(), buffers_)
-                    : finite_.along(plan_, here, buffers_, waited);
-    if (!alone) waited += session_.round({here, buffers_, plan_, schedule_.mixing, !found});
+      found = alone     ? detail::find_non_finite(communicator_.rank(), buffers_)
+              : encodes ? finite_.everywhere(here, buffers_, waited)
+                        : finite_.along(plan_, here, buffers_, waited);
+    if (!alone && !(encodes && found)) waited += session_.round({here, buffers_, plan_, schedule_.mixing, !found});
     metrics_.seconds_waiting += waited.count();
     if (found) throw_non_finite(*found, here);
     count_round();
@@ -411,6 +441,7 @@ private:
 
   void count_round() noexcept {
     ++metrics_.rounds;
+    if constexpr (has_replicas) metrics_.replica_distance = session_.rule().replica_distance();
     metrics_.messages_sent += plan_.targets().size();
     metrics_.bytes_sent += plan_.targets().size() * message_bytes_;
     metrics_.bytes_received += plan_.sources().size() * message_bytes_;
@@ -424,6 +455,7 @@ private:
     waited += global_.mean(here, buffers_, buffers_, !found);
     metrics_.seconds_waiting += waited.count();
     if (found) throw_non_finite(*found, here);
+    set_replicas();
     count_global_round();
   }
 
@@ -455,7 +487,8 @@ private:
     metrics_.bytes_received += (size - 1) * slice + (model - slice);
   }
 
-  [[noreturn]] void throw_non_finite(const detail::NonFinite& found, const Call& here) const {
+  [[noreturn]] void throw_non_finite(const detail::NonFinite& found, const Call& here) {
+    spent_ = true;
     throw NonFiniteError("rank " + std::to_string(communicator_.rank()) + "/" + std::to_string(communicator_.size()) +
                              ": " + detail::describe(here) + ": rank " + std::to_string(found.rank) +
                              " holds a NaN or infinity in buffer " + std::to_string(found.buffer) + " at index " +
@@ -503,12 +536,13 @@ private:
   Rank max_degree_;
   std::size_t message_bytes_ = 0;
   Neighborhood plan_;
-  typename E::template Session<C> session_;
+  Session session_;
   detail::GlobalMean<C> global_;
   detail::FiniteCheck<C> finite_;
   detail::Schedule schedule_;
   Round captured_ = 0;  // rounds recorded in graphs since the last one performed
   std::uint64_t calls_of_global_ = 0;
+  bool spent_ = false;  // the round in which NonFiniteError was thrown has begun, and is over
   Metrics metrics_;
 };
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <charconv>
 #include <concepts>
 #include <cstddef>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include <kith/types.hpp>
@@ -37,8 +39,16 @@ struct CodecContext {
 ///   (f64 for f64 buffers), product and sum rounded on their own; f16 and bf16 are widened before and rounded once
 ///   after, so the decoded value itself is not rounded to 16 bits. Throws as decode().
 ///
-/// No member allocates memory; all may be called by several threads at once. No argument overlaps another, and memory
-/// may have any alignment. Numbers on the wire are little endian.
+/// A codec may also have
+/// - `parameters()`: a std::string of what stands after the colon in its full name: "256" of "int8-block:256". Two
+/// values
+///   that encode differently have different parameters: ranks compare them;
+/// - `check(wire, count, dtype)`: throws what decode() of that many elements would throw, and decodes nothing. Without
+/// it
+///   a message is decoded twice.
+///
+/// No member but parameters() allocates memory; all may be called by several threads at once. No argument overlaps another, and
+/// memory may have any alignment. Numbers on the wire are little endian.
 template <class C>
 concept Codec = std::copyable<C> &&
     requires(const C& codec, std::size_t count, DType dtype, BufferView values, std::span<std::byte> wire,
@@ -49,5 +59,27 @@ concept Codec = std::copyable<C> &&
   codec.decode(received, values, context);
   codec.decode_add(weight, received, values, context);
 };
+
+/// The full name of a codec, "int8-block:256": its family, and its parameters where it has any.
+template <Codec C>
+[[nodiscard]] std::string codec_name(const C& codec) {
+  std::string name{std::string_view{C::name}};
+  if constexpr (requires {
+                  { codec.parameters() } -> std::convertible_to<std::string>;
+                }) {
+    if (const std::string parameters = codec.parameters(); !parameters.empty()) name += ':' + parameters;
+  }
+  return name;
+}
+
+namespace detail {
+
+/// The shortest text that stands for this very number: "0.05".
+[[nodiscard]] inline std::string number_to_text(double value) {
+  char text[32];
+  return {text, std::to_chars(text, text + sizeof text, value).ptr};
+}
+
+}  // namespace detail
 
 }  // namespace kith

@@ -80,8 +80,9 @@ struct Incoming {
 ///
 /// An engine may offer more, which the averager then uses: `Stream` (kith/stream.hpp), a way of its own to bring a
 /// message to all neighbours; `reserve(outgoing, incoming, bytes)`, which allocates what an exchange() with so many
-/// messages of at most so many bytes needs; `require_readable(buffers)`, which throws UsageError for memory that it
-/// cannot work with.
+/// messages of at most so many bytes needs; `refuse(call, peer, text)`, which throws PeerError because of a message of
+/// the peer that cannot be used: this rank has failed then, and whoever waits for it learns of it;
+/// `require_readable(buffers)`, which throws UsageError for memory that it cannot work with.
 ///
 /// @par Thread safety One thread at a time uses a communicator.
 template <class C>

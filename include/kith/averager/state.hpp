@@ -7,7 +7,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include <kith/averager/options.hpp>
@@ -33,7 +32,7 @@ struct Identity {
 };
 
 /// What a blob begins with; the last character counts the format's versions.
-inline constexpr std::string_view blob_magic = "kith-averager-1";
+inline constexpr std::string_view blob_magic = "kith-averager-2";
 
 /// Writes values one after another.
 class BlobWriter {
@@ -66,10 +65,13 @@ public:
     return value;
   }
   [[nodiscard]] std::string get_text() {
+    const std::span<const std::byte> bytes = get_bytes();
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+  [[nodiscard]] std::span<const std::byte> get_bytes() {
     const auto length = get<std::uint64_t>();
     if (length > rest_.size()) refuse();
-    const std::span<const std::byte> bytes = take(static_cast<std::size_t>(length));
-    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+    return take(static_cast<std::size_t>(length));
   }
   void end() const {
     if (!rest_.empty()) refuse();
@@ -88,7 +90,7 @@ private:
 
 /// The state of an averager as bytes, in the machine's own byte order.
 [[nodiscard]] inline std::vector<std::byte> to_blob(const Identity& identity, const Schedule& schedule,
-                                                    const Metrics& metrics) {
+                                                    const Metrics& metrics, std::span<const std::byte> replicas = {}) {
   BlobWriter writer;
   writer.put_text(blob_magic);
   writer.put_text(identity.topology);
@@ -97,11 +99,20 @@ private:
   writer.put(identity.digest_of_layout);
   writer.put(schedule);
   writer.put(metrics);
+  writer.put_text({reinterpret_cast<const char*>(replicas.data()), replicas.size()});
   return writer.take();
 }
 
+/// What is in a blob; `replicas` lies in it.
+struct State {
+  Schedule schedule;
+  Metrics metrics;
+  std::span<const std::byte> replicas;
+};
+
 /// The reverse. Throws UsageError if the blob is not one, or belongs to another kind of averager.
-[[nodiscard]] inline std::pair<Schedule, Metrics> from_blob(const Identity& identity, std::span<const std::byte> blob) {
+[[nodiscard]] inline State from_blob(const Identity& identity, std::span<const std::byte> blob,
+                                     std::size_t replica_bytes = 0) {
   BlobReader reader{blob};
   if (reader.get_text() != blob_magic) BlobReader::refuse();
   const auto require = [](std::string_view field, const std::string& theirs, const std::string& ours) {
@@ -114,11 +125,14 @@ private:
   require("size", std::to_string(reader.get<Rank>()), std::to_string(identity.size));
   if (reader.get<std::uint64_t>() != identity.digest_of_layout)
     throw UsageError("restore: the state is of an averager whose buffers had other counts or dtypes");
-  const auto schedule = reader.get<Schedule>();
-  const auto metrics = reader.get<Metrics>();
+  State state{reader.get<Schedule>(), reader.get<Metrics>(), {}};
+  state.replicas = reader.get_bytes();
   reader.end();
+  if (state.replicas.size() != replica_bytes)
+    throw UsageError("restore: the state is of an averager that encodes other buffers: see encode_from_bytes");
+  const Schedule& schedule = state.schedule;
   if (!(schedule.mixing >= 0 && schedule.mixing <= 2)) BlobReader::refuse();  // no averager was ever in that state
-  return {schedule, metrics};
+  return state;
 }
 
 }  // namespace kith::detail

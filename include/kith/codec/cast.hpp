@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <string>
 #include <string_view>
 #include <type_traits>
 
@@ -55,7 +56,7 @@ struct Cast {
 
   static void encode(BufferView values, std::span<std::byte> wire, CodecContext context = {}) {
     detail::require_wire(name, values, wire_bytes(values.count, values.dtype), wire.size());
-    detail::compute_in(values.dtype, [&]<class T>() {
+    detail::with_compute_type(values.dtype, [&]<class T>() {
       detail::for_each_tile<T>(values, 0, values.count, [&](const T* from, std::size_t first, std::size_t count) {
         detail::require_finite(name, values, first, first + count, context);
         float tile[detail::tile_elements];
@@ -71,6 +72,12 @@ struct Cast {
     });
   }
 
+  /// Throws WireError where decode() would; see kith::Codec.
+  static void check(std::span<const std::byte> wire, std::size_t count, DType dtype) {
+    detail::check_wire(name, count, dtype, wire_bytes(count, dtype), wire.size());
+    const std::size_t index = detail::first_non_finite(dtype_of<To>, wire.data(), count);
+    if (index < count) detail::refuse_wire(name, "value " + std::to_string(index) + " is not finite");
+  }
   static void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) {
     decode_with(detail::Overwrite{}, wire, values);
   }
@@ -87,11 +94,9 @@ private:
 
   template <class Write>
   static void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target) {
-    detail::check_wire(name, target, wire_bytes(target.count, target.dtype), wire.size());
-    const std::size_t index = detail::first_non_finite(dtype_of<To>, wire.data(), target.count);
-    if (index < target.count) detail::refuse_wire(name, "value " + std::to_string(index) + " is not finite");
+    check(wire, target.count, target.dtype);
     const bool smaller_range = target.dtype == DType::f16 && dtype_of<To> != DType::f16;
-    detail::compute_in(target.dtype, [&]<class T>() {
+    detail::with_compute_type(target.dtype, [&]<class T>() {
       write.template tiles<T>(target, [&](T* to, std::size_t first, std::size_t count) {
         const std::byte* from = wire.data() + first * sizeof(To);
         if constexpr (std::is_same_v<T, float>) {

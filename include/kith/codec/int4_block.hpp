@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include <kith/codec.hpp>
@@ -38,6 +39,10 @@ struct Int4Block {
   void encode(BufferView values, std::span<std::byte> wire, CodecContext context = {}) const {
     all().encode(values, wire, context);
   }
+  [[nodiscard]] std::string parameters() const { return std::to_string(block); }
+
+  /// Throws WireError where decode() would; see kith::Codec.
+  void check(std::span<const std::byte> wire, std::size_t count, DType dtype) const { all().check(wire, count, dtype); }
   void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) const {
     all().decode(detail::Overwrite{}, wire, values);
   }

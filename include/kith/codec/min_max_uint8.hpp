@@ -110,7 +110,14 @@ struct MinMaxUInt8 {
 
   void encode(BufferView values, std::span<std::byte> wire, CodecContext context = {}) const {
     detail::require_wire(name, values, wire_bytes(values.count, values.dtype), wire.size());
-    detail::compute_in(values.dtype, [&]<class T>() { encode_as<T>(values, wire.data(), context); });
+    detail::with_compute_type(values.dtype, [&]<class T>() { encode_as<T>(values, wire.data(), context); });
+  }
+  [[nodiscard]] std::string parameters() const { return std::to_string(chunk); }
+
+  /// Throws WireError where decode() would; see kith::Codec.
+  void check(std::span<const std::byte> wire, std::size_t count, DType dtype) const {
+    detail::check_wire(name, count, dtype, wire_bytes(count, dtype), wire.size());
+    if (count > 0) detail::with_compute_type(dtype, [&]<class T>() { check_chunks<T>(wire.data(), count, dtype); });
   }
   void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) const {
     decode_with(detail::Overwrite{}, wire, values);
@@ -161,29 +168,26 @@ private:
 
   template <class Write>
   void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target) const {
-    detail::check_wire(name, target, wire_bytes(target.count, target.dtype), wire.size());
+    check(wire, target.count, target.dtype);
     if (target.count == 0) return;
-    detail::compute_in(target.dtype, [&]<class T>() {
-      check<T>(wire.data(), target);
-      decode_as<T>(write, wire.data(), target);
-    });
+    detail::with_compute_type(target.dtype, [&]<class T>() { decode_as<T>(write, wire.data(), target); });
   }
 
   template <class T>
-  void check(const std::byte* wire, const BufferView& target) const {
-    const std::size_t size = chunk_of(target.count);
+  void check_chunks(const std::byte* wire, std::size_t count, DType dtype) const {
+    const std::size_t size = chunk_of(count);
     const auto not_zero = [](std::byte b) { return b != std::byte{0}; };
-    for (std::size_t begin = 0; begin < target.count; begin += size) {
-      const std::size_t elements = std::min(size, target.count - begin);
+    for (std::size_t begin = 0; begin < count; begin += size) {
+      const std::size_t elements = std::min(size, count - begin);
       const auto key = [&](std::size_t index) {
-        const T value = detail::load_element<T>(target.dtype, wire, index);
+        const T value = detail::load_element<T>(dtype, wire, index);
         return detail::Extremes<T>::swap(std::bit_cast<typename detail::Extremes<T>::Key>(value));
       };
       const detail::Extremes<T> given{key(0), key(1)};
       if (!given.finite() || given.least > given.greatest)
         detail::refuse_wire(name, "the extremes of chunk " + std::to_string(begin / size));
       const std::byte* const next = wire + chunk_bytes(elements);
-      if (std::any_of(wire + 2 * size_of(target.dtype), wire + align, not_zero) ||
+      if (std::any_of(wire + 2 * size_of(dtype), wire + align, not_zero) ||
           std::any_of(wire + align + elements, next, not_zero))
         detail::refuse_wire(name, "the padding of chunk " + std::to_string(begin / size) + " is not zero");
       wire = next;

@@ -54,7 +54,28 @@ struct QSGD {
   void encode(BufferView values, std::span<std::byte> wire, CodecContext context = {}) const {
     detail::require_wire(name, values, wire_bytes(values.count, values.dtype), wire.size());
     if (values.count == 0) return;
-    detail::compute_in(values.dtype, [&]<class T>() { encode_as<T>(values, wire.data(), context); });
+    detail::with_compute_type(values.dtype, [&]<class T>() { encode_as<T>(values, wire.data(), context); });
+  }
+  [[nodiscard]] std::string parameters() const { return std::to_string(levels) + ',' + std::to_string(seed); }
+
+  /// Throws WireError where decode() would; see kith::Codec.
+  void check(std::span<const std::byte> wire, std::size_t count, DType dtype) const {
+    detail::check_wire(name, count, dtype, wire_bytes(count, dtype), wire.size());
+    if (count == 0) return;
+    const auto ratio = detail::scalar::load<double>(wire.data(), 0);
+    detail::with_compute_type(dtype, [&]<class T>() {
+      const T largest = detail::load_element<T>(dtype, wire.data() + sizeof(double));
+      // The ratio is 1 for a single value that is not zero and sqrt(count) for equal ones.
+      const bool possible = largest > 0 ? ratio >= 1 && ratio * ratio <= 1.001 * static_cast<double>(count)
+                                        : detail::is_magnitude(ratio) && ratio == 0;
+      if (!detail::is_magnitude(largest) || !possible) refuse("the norm");
+    });
+    const auto most = static_cast<int>(levels);
+    const auto beyond = [&](std::byte code) {
+      return std::abs(static_cast<int>(static_cast<std::int8_t>(code))) > most;
+    };
+    const auto codes = wire.subspan(header_bytes(dtype));
+    if (std::any_of(codes.begin(), codes.end(), beyond)) refuse("a code beyond the levels");
   }
   void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) const {
     decode_with(detail::Overwrite{}, wire, values);
@@ -102,22 +123,12 @@ private:
 
   template <class Write>
   void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target) const {
-    detail::check_wire(name, target, wire_bytes(target.count, target.dtype), wire.size());
+    check(wire, target.count, target.dtype);
     if (target.count == 0) return;
     const auto ratio = detail::scalar::load<double>(wire.data(), 0);
     const std::byte* const codes = wire.data() + header_bytes(target.dtype);
-    const auto most = static_cast<int>(levels);
-    detail::compute_in(target.dtype, [&]<class T>() {
+    detail::with_compute_type(target.dtype, [&]<class T>() {
       const T largest = detail::load_element<T>(target.dtype, wire.data() + sizeof(double));
-      // The ratio is 1 for a single value that is not zero and sqrt(count) for equal ones.
-      const bool possible = largest > 0 ? ratio >= 1 && ratio * ratio <= 1.001 * static_cast<double>(target.count)
-                                        : detail::is_magnitude(ratio) && ratio == 0;
-      if (!detail::is_magnitude(largest) || !possible) refuse("the norm");
-      const auto beyond = [&](std::byte code) {
-        return std::abs(static_cast<int>(static_cast<std::int8_t>(code))) > most;
-      };
-      if (std::any_of(codes, codes + target.count, beyond)) refuse("a code beyond the levels");
-
       // The largest comes last: the product is rounded among subnormals once, and an overflow is cut off.
       const double step = ratio / levels;
       const double limit = detail::largest_of(target.dtype);

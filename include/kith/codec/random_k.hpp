@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include <kith/codec.hpp>
@@ -53,6 +54,12 @@ struct RandomK {
   /// Looks at the values that are kept only.
   void encode(BufferView values, std::span<std::byte> wire, CodecContext context = {}) const {
     detail::encode_masked(*this, values, wire, context);
+  }
+  [[nodiscard]] std::string parameters() const { return detail::number_to_text(fraction) + ',' + std::to_string(seed); }
+
+  /// Throws WireError where decode() would; see kith::Codec.
+  void check(std::span<const std::byte> wire, std::size_t count, DType dtype) const {
+    detail::check_masked(*this, wire, count, dtype);
   }
   void decode(std::span<const std::byte> wire, BufferView values, CodecContext context = {}) const {
     detail::decode_masked(*this, detail::SparseOverwrite{}, wire, values, context);

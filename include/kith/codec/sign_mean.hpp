@@ -41,7 +41,7 @@ struct SignMean {
   static void encode(BufferView values, std::span<std::byte> wire, CodecContext context = {}) {
     detail::require_wire(name, values, wire_bytes(values.count, values.dtype), wire.size());
     if (values.count == 0) return;
-    detail::compute_in(values.dtype, [&]<class T>() {
+    detail::with_compute_type(values.dtype, [&]<class T>() {
       detail::scalar::store(wire.data(), 0, static_cast<T>(mean<T>(values, context)));
       std::byte* const signs = wire.data() + sizeof(T);
       std::memset(signs, 0, sign_bytes(values.count));
@@ -52,6 +52,18 @@ struct SignMean {
         }
       });
     });
+  }
+  /// Throws WireError where decode() would; see kith::Codec.
+  static void check(std::span<const std::byte> wire, std::size_t count, DType dtype) {
+    detail::check_wire(name, count, dtype, wire_bytes(count, dtype), wire.size());
+    if (count == 0) return;
+    detail::with_compute_type(dtype, [&]<class T>() {
+      const T mean = detail::scalar::load<T>(wire.data(), 0);
+      if (!detail::is_magnitude(mean) || mean > static_cast<T>(detail::largest_of(dtype)))
+        detail::refuse_wire(name, "the mean magnitude");
+    });
+    if (count % 8 != 0 && (wire.back() >> count % 8) != std::byte{0})
+      detail::refuse_wire(name, "the padding is not zero");
   }
   static void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) {
     decode_with(detail::Overwrite{}, wire, values);
@@ -79,14 +91,10 @@ private:
 
   template <class Write>
   static void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target) {
-    detail::check_wire(name, target, wire_bytes(target.count, target.dtype), wire.size());
+    check(wire, target.count, target.dtype);
     if (target.count == 0) return;
-    detail::compute_in(target.dtype, [&]<class T>() {
+    detail::with_compute_type(target.dtype, [&]<class T>() {
       const T mean = detail::scalar::load<T>(wire.data(), 0);
-      if (!detail::is_magnitude(mean) || mean > static_cast<T>(detail::largest_of(target.dtype)))
-        detail::refuse_wire(name, "the mean magnitude");
-      if (target.count % 8 != 0 && (wire.back() >> target.count % 8) != std::byte{0})
-        detail::refuse_wire(name, "the padding is not zero");
       const std::byte* const signs = wire.data() + sizeof(T);
       write.template tiles<T>(target, [&](T* to, std::size_t first, std::size_t count) {
         // Signs are as good as random: a branch on them would cost more than all the rest.

@@ -92,6 +92,20 @@ struct TopK {
         return encode_as<std::uint16_t>(values, wire.data());
     }
   }
+  [[nodiscard]] std::string parameters() const { return detail::number_to_text(fraction); }
+
+  /// Throws WireError where decode() would; see kith::Codec.
+  void check(std::span<const std::byte> wire, std::size_t count, DType dtype) const {
+    detail::check_wire(name, count, dtype, wire_bytes(count, dtype), wire.size());
+    const std::size_t k = kept(count);
+    for (std::size_t j = 0; j < k; ++j) {
+      const std::size_t index = load_index(wire.data(), count, j);
+      if (index >= count || (j > 0 && index <= load_index(wire.data(), count, j - 1)))
+        detail::refuse_wire(name, "index " + std::to_string(j) + " is out of range or order");
+    }
+    const std::size_t bad = detail::first_non_finite(dtype, wire.data() + k * index_bytes(count), k);
+    if (bad < k) detail::refuse_wire(name, "value " + std::to_string(bad) + " is not finite");
+  }
   void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) const {
     decode_with(detail::SparseOverwrite{}, wire, values);
   }
@@ -134,19 +148,12 @@ private:
 
   template <class Write>
   void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target) const {
-    detail::check_wire(name, target, wire_bytes(target.count, target.dtype), wire.size());
+    check(wire, target.count, target.dtype);
     const std::size_t k = kept(target.count);
     const std::size_t width = size_of(target.dtype);
     const std::byte* const values = wire.data() + k * index_bytes(target.count);
-    for (std::size_t j = 0; j < k; ++j) {
-      const std::size_t index = load_index(wire.data(), target.count, j);
-      if (index >= target.count || (j > 0 && index <= load_index(wire.data(), target.count, j - 1)))
-        detail::refuse_wire(name, "index " + std::to_string(j) + " is out of range or order");
-    }
-    const std::size_t bad = detail::first_non_finite(target.dtype, values, k);
-    if (bad < k) detail::refuse_wire(name, "value " + std::to_string(bad) + " is not finite");
     write.clear(target);
-    detail::compute_in(target.dtype, [&]<class T>() {
+    detail::with_compute_type(target.dtype, [&]<class T>() {
       for (std::size_t j = 0; j < k; ++j)
         write.template write<T>(target, load_index(wire.data(), target.count, j), values + j * width);
     });

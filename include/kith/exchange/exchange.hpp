@@ -4,9 +4,11 @@
 #include <concepts>
 #include <cstddef>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include <kith/communicator.hpp>
+#include <kith/exchange/period.hpp>
 #include <kith/topology.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
@@ -19,11 +21,28 @@ namespace kith {
 /// - `wire_bytes(count, dtype)`: bytes that a buffer of `count` elements takes in a message.
 /// - `E::Session<Communicator>`: the exchange at work on one rank's model, with all its memory allocated at
 ///   construction; see FullPrecision for its members.
+///
+/// An exchange may also have
+/// - `parameters()`: a std::string of what stands after the colon in its full name. Two values that work differently
+/// have
+///   different parameters: ranks compare them;
+/// - `require(period)`: throws UsageError for a schedule (detail::PeriodPlan) that it cannot serve, with the reason.
 template <class E>
 concept Exchange = std::copyable<E> && requires(const E& exchange, std::size_t count, DType dtype) {
   { E::name } -> std::convertible_to<std::string_view>;
   { exchange.wire_bytes(count, dtype) } -> std::same_as<std::size_t>;
 };
+
+/// The full name of an exchange, "direct:int8-block:256": its family, and its parameters where it has any.
+template <Exchange E>
+[[nodiscard]] std::string exchange_name(const E& exchange) {
+  std::string name{std::string_view{E::name}};
+  if constexpr (requires {
+                  { exchange.parameters() } -> std::convertible_to<std::string>;
+                })
+    name += ':' + exchange.parameters();
+  return name;
+}
 
 namespace detail {
 
@@ -45,7 +64,33 @@ struct SessionOptions {
   std::span<const BufferView> buffers{};
   /// For the construction.
   Seconds deadline = Call{}.deadline;
+  /// See AveragerOptions.
+  std::size_t encode_from_bytes = 0;
+  PeriodPlan period{};
 };
+
+/// Throws UsageError for an exchange whose parameters are impossible, or that cannot serve such buffers.
+template <Exchange E>
+void require_exchange(const E& exchange, std::span<const BufferView> buffers) {
+  (void)exchange.wire_bytes(1, DType::f32);
+  for (const BufferView& buffer : buffers) {
+    (void)exchange.wire_bytes(buffer.count, buffer.dtype);
+    if constexpr (requires { exchange.require_buffer(buffer); }) exchange.require_buffer(buffer);
+  }
+}
+
+/// What the session of an exchange knows of the schedule. Throws UsageError for one that the exchange cannot serve.
+template <Exchange E, Topology T>
+[[nodiscard]] PeriodPlan period_for(const E& exchange, const T& topology, Rank rank, Rank size) {
+  if constexpr (requires(const PeriodPlan& period) { exchange.require(period); }) {
+    PeriodPlan period = plan_period(topology, rank, size);
+    exchange.require(period);
+    return period;
+  }
+  PeriodPlan period;
+  period.rounds = size > 1 ? topology.period(size) : 1;
+  return period;
+}
 
 }  // namespace detail
 }  // namespace kith

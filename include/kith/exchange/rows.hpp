@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <kith/numeric/compute_type.hpp>
 #include <kith/numeric/kernels.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
@@ -101,14 +102,5 @@ private:
   std::vector<Weighted<float>> f32_;
   std::vector<Weighted<double>> f64_;
 };
-
-/// Calls f.operator()<float>() or f.operator()<double>(): the type that a dtype is computed in.
-template <class F>
-void with_compute_type(DType dtype, const F& f) {
-  if (dtype == DType::f64)
-    f.template operator()<double>();
-  else
-    f.template operator()<float>();
-}
 
 }  // namespace kith::detail

@@ -91,6 +91,9 @@ public:
     return engine_.all_gather(call, mine, all);
   }
 
+  /// See kith::Communicator.
+  [[noreturn]] void refuse(const Call& call, Rank peer, const std::string& text) { engine_.refuse(call, peer, text); }
+
   /// Allocates what exchange() will need for so many messages of at most `bytes`, so that no later call does.
   void reserve(std::size_t outgoing, std::size_t incoming, std::size_t bytes) {
     engine_.mail().reserve(outgoing, incoming, bytes);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -40,6 +41,11 @@ public:
     Meeting meeting{call};
     mail_.exchange(meeting, outgoing, incoming);
     return meeting.waited;
+  }
+
+  [[noreturn]] void refuse(const Call& call, Rank peer, const std::string& text) {
+    peers_.require_alive(call);
+    peers_.fail_protocol(Meeting{call}, peer, text);
   }
 
   /// Every rank sends to every other: so each knows whom it waits for.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include <kith/communicator.hpp>
 #include <kith/thread/communicator.hpp>
@@ -28,6 +29,10 @@ public:
   Seconds all_gather(const Call& call, std::span<const std::byte> mine, std::span<std::byte> all) {
     return communicator_.all_gather(call, mine, all);
   }
+  void refuse(const Call& call, Rank peer, const std::string& text) requires requires(C& communicator) {
+    communicator.refuse(call, peer, text);
+  }
+  { communicator_.refuse(call, peer, text); }
 
 private:
   C& communicator_;

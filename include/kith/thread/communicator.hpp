@@ -72,15 +72,19 @@ public:
         if (!expects(published[out.to].incoming, receiver)) mine.mismatch = out.to;
     };
     const Seconds waited = collaborate(call, mail, static_cast<std::size_t>(size()), deliver, [](auto) noexcept {});
-    if (mail.mismatch >= 0) {
-      const std::string text = "rank " + std::to_string(rank_) + " and rank " + std::to_string(mail.mismatch) +
-                               " disagree on a message between them, or on its size";
-      world_.leave(rank_, text);
-      throw PeerError("rank " + std::to_string(rank_) + "/" + std::to_string(size()) + ": " +
-                          kith::detail::describe(call) + ": " + text,
-                      mail.mismatch, PeerError::Reason::protocol);
-    }
+    if (mail.mismatch >= 0)
+      refuse(call, mail.mismatch,
+             "rank " + std::to_string(rank_) + " and rank " + std::to_string(mail.mismatch) +
+                 " disagree on a message between them, or on its size");
     return waited;
+  }
+
+  /// See kith::Communicator.
+  [[noreturn]] void refuse(const Call& call, Rank peer, const std::string& text) {
+    world_.leave(rank_, text);
+    throw PeerError("rank " + std::to_string(rank_) + "/" + std::to_string(size()) + ": " +
+                        kith::detail::describe(call) + ": " + text,
+                    peer, PeerError::Reason::protocol);
   }
 
   /// See kith::Communicator.

@@ -118,16 +118,28 @@ struct AbsmaxBlock {
 
   void encode(const BufferView& values, std::span<std::byte> wire, const CodecContext& context) const {
     require_wire(name, values, wire_bytes(values.count, values.dtype), wire.size());
-    compute_in(values.dtype, [&]<class T>() { encode_as<T>(values, wire.data(), context); });
+    with_compute_type(values.dtype, [&]<class T>() { encode_as<T>(values, wire.data(), context); });
+  }
+
+  void check(std::span<const std::byte> wire, std::size_t count, DType dtype) const {
+    check_wire(name, count, dtype, wire_bytes(count, dtype), wire.size());
+    with_compute_type(dtype, [&]<class T>() {
+      for (std::size_t b = 0; b < blocks(count); ++b)
+        if (!is_magnitude(load_element<T>(dtype, wire.data(), b)))
+          refuse_wire(name, "the magnitude of block " + std::to_string(b));
+    });
+    const auto codes = wire.subspan(header_bytes(count, dtype));
+    const bool bad_code = nibbles ? any_minus_eight(codes.data(), codes.size())
+                                  : codec_kernels().any_below(codes.data(), -127, codes.size());
+    if (bad_code) refuse_wire(name, "a code below -" + std::to_string(limit()));
+    if (nibbles && count % 2 != 0 && (codes.back() & std::byte{0xF0}) != std::byte{0})
+      refuse_wire(name, "the padding is not zero");
   }
 
   template <class Write>
   void decode(const Write& write, std::span<const std::byte> wire, const BufferView& target) const {
-    check_wire(name, target, wire_bytes(target.count, target.dtype), wire.size());
-    compute_in(target.dtype, [&]<class T>() {
-      check<T>(wire, target);
-      decode_as<T>(write, wire.data(), target);
-    });
+    check(wire, target.count, target.dtype);
+    with_compute_type(target.dtype, [&]<class T>() { decode_as<T>(write, wire.data(), target); });
   }
 
 private:
@@ -154,19 +166,6 @@ private:
       });
       begin = end;
     }
-  }
-
-  template <class T>
-  void check(std::span<const std::byte> wire, const BufferView& target) const {
-    for (std::size_t b = 0; b < blocks(target.count); ++b)
-      if (!is_magnitude(load_element<T>(target.dtype, wire.data(), b)))
-        refuse_wire(name, "the magnitude of block " + std::to_string(b));
-    const auto codes = wire.subspan(header_bytes(target.count, target.dtype));
-    const bool bad_code = nibbles ? any_minus_eight(codes.data(), codes.size())
-                                  : codec_kernels().any_below(codes.data(), -127, codes.size());
-    if (bad_code) refuse_wire(name, "a code below -" + std::to_string(limit()));
-    if (nibbles && target.count % 2 != 0 && (codes.back() & std::byte{0xF0}) != std::byte{0})
-      refuse_wire(name, "the padding is not zero");
   }
 
   template <class T, class Write>

@@ -76,7 +76,7 @@ void encode_masked(const Mask& mask, const BufferView& values, std::span<std::by
   const auto* data = static_cast<const std::byte*>(values.data);
   std::byte* to = wire.data();
   std::size_t bad = values.count;
-  compute_in(values.dtype, [&]<class T>() {
+  with_compute_type(values.dtype, [&]<class T>() {
     mask.for_each_index(values.count, context.round, [&](std::size_t index) {
       if (!std::isfinite(load_element<T>(values.dtype, data, index))) bad = std::min(bad, index);
       std::memcpy(to, data + index * width, width);
@@ -86,15 +86,21 @@ void encode_masked(const Mask& mask, const BufferView& values, std::span<std::by
   if (bad < values.count) require_finite(Mask::name, values, bad, bad + 1, context);
 }
 
+template <class Mask>
+void check_masked(const Mask& mask, std::span<const std::byte> wire, std::size_t count, DType dtype) {
+  check_wire(Mask::name, count, dtype, mask.wire_bytes(count, dtype), wire.size());
+  const std::size_t kept = wire.size() / size_of(dtype);
+  const std::size_t bad = first_non_finite(dtype, wire.data(), kept);
+  if (bad < kept) refuse_wire(Mask::name, "value " + std::to_string(bad) + " is not finite");
+}
+
 template <class Mask, class Write>
 void decode_masked(const Mask& mask, const Write& write, std::span<const std::byte> wire, const BufferView& target,
                    const CodecContext& context) {
-  check_wire(Mask::name, target, mask.wire_bytes(target.count, target.dtype), wire.size());
+  check_masked(mask, wire, target.count, target.dtype);
   const std::size_t width = size_of(target.dtype);
-  const std::size_t bad = first_non_finite(target.dtype, wire.data(), wire.size() / width);
-  if (bad < wire.size() / width) refuse_wire(Mask::name, "value " + std::to_string(bad) + " is not finite");
   write.clear(target);
-  compute_in(target.dtype, [&]<class T>() {
+  with_compute_type(target.dtype, [&]<class T>() {
     const std::byte* from = wire.data();
     mask.for_each_index(target.count, context.round, [&](std::size_t index) {
       write.template write<T>(target, index, from);

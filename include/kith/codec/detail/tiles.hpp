@@ -13,6 +13,7 @@
 #include <kith/codec.hpp>
 #include <kith/error.hpp>
 #include <kith/numeric/codec_kernels.hpp>
+#include <kith/numeric/compute_type.hpp>
 #include <kith/numeric/convert.hpp>
 #include <kith/numeric/kernels.hpp>
 #include <kith/types.hpp>
@@ -25,15 +26,6 @@ namespace kith::detail {
 
 /// Elements of a tile, the pieces that values are worked on in.
 inline constexpr std::size_t tile_elements = 1024;
-
-/// Calls f.operator()<T>() with the type that a dtype is computed in.
-template <class F>
-void compute_in(DType dtype, const F& f) {
-  if (dtype == DType::f64)
-    f.template operator()<double>();
-  else
-    f.template operator()<float>();
-}
 
 /// One element of a buffer or of a wire.
 template <class T>
@@ -138,22 +130,23 @@ struct Add {
   }
 };
 
-[[nodiscard]] inline std::string describe_sizes(std::string_view codec, const BufferView& values, std::size_t expected,
-                                                std::size_t given) {
+[[nodiscard]] inline std::string describe_sizes(std::string_view codec, std::size_t count, DType dtype,
+                                                std::size_t expected, std::size_t given) {
   std::string text{codec};
-  text += ": " + std::to_string(values.count) + " elements of ";
-  text += to_string(values.dtype);
+  text += ": " + std::to_string(count) + " elements of ";
+  text += to_string(dtype);
   return text + " take " + std::to_string(expected) + " bytes on the wire, not " + std::to_string(given);
 }
 
 /// The caller's fault: memory of the wrong size to encode into.
 inline void require_wire(std::string_view codec, const BufferView& values, std::size_t expected, std::size_t given) {
-  if (given != expected) throw UsageError(describe_sizes(codec, values, expected, given));
+  if (given != expected) throw UsageError(describe_sizes(codec, values.count, values.dtype, expected, given));
 }
 
 /// The sender's fault: too short or too long.
-inline void check_wire(std::string_view codec, const BufferView& values, std::size_t expected, std::size_t given) {
-  if (given != expected) throw WireError(describe_sizes(codec, values, expected, given));
+inline void check_wire(std::string_view codec, std::size_t count, DType dtype, std::size_t expected,
+                       std::size_t given) {
+  if (given != expected) throw WireError(describe_sizes(codec, count, dtype, expected, given));
 }
 
 /// Any other fault of the sender.

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <kith/codec.hpp>
+#include <kith/codec/detail/tiles.hpp>
+#include <kith/communicator.hpp>
+#include <kith/exchange/encoded.hpp>
+#include <kith/exchange/exchange.hpp>
+#include <kith/numeric/compute_type.hpp>
+#include <kith/types.hpp>
+#include <kith/view.hpp>
+
+namespace kith {
+
+template <Codec Q>
+struct Direct;
+
+namespace detail {
+
+/// See Direct.
+template <Codec Q>
+class DirectRule {
+public:
+  using Exchange = Direct<Q>;
+
+  DirectRule(const Exchange& exchange, const WireLayout& layout, const SessionOptions&, Rank rank)
+      : codec_(exchange.codec),
+        rank_(rank),
+        own_(layout.most_computed()),
+        other_(layout.most_computed()),
+        sum_(layout.most_computed()) {}
+
+  [[nodiscard]] std::size_t staging_bytes() const noexcept { return own_.bytes() + other_.bytes() + sum_.bytes(); }
+  [[nodiscard]] static std::size_t begin(const Neighborhood&) noexcept { return 1; }
+  [[nodiscard]] static std::size_t most_messages() noexcept { return 1; }
+
+  void encode(const EncodedPart& part, std::size_t, std::span<std::byte> wire) {
+    const BufferView& values = part.values();
+    if (values.dtype == compute_dtype(values.dtype)) return codec_.encode(values, wire, part.context(rank_));
+    load_values(values, own_.as<float>());
+    codec_.encode(own_.view(values), wire, part.context(rank_));
+  }
+
+  void check(const EncodedPart& part, std::span<const std::byte> wire, Rank sender) {
+    check_part(codec_, wire, other_.view(part.values()), part.context(sender));
+  }
+
+  void apply(const EncodedPart& part) {
+    const auto sources = part.round.plan.sources();
+    if (sources.empty()) return;
+    const BufferView& values = part.values();
+    codec_.decode(part.own(), own_.view(values), part.context(rank_));
+    with_compute_type(values.dtype, [&]<class T>() {
+      T* const sum = sum_.as<T>();
+      std::fill_n(sum, values.count, T{0});
+      for (std::size_t k = 0; k < sources.size(); ++k) {
+        codec_.decode(part.source(k), other_.view(values), part.context(sources[k].rank));
+        for (std::size_t first = 0; first < values.count; first += tile_elements)
+          add_difference(sum + first, sources[k].weight, other_.as<T>() + first, own_.as<T>() + first,
+                         std::min(tile_elements, values.count - first));
+      }
+      Add{part.round.mixing}.tiles<T>(values, [&](T* to, std::size_t first, std::size_t count) {
+        std::memcpy(to, sum + first, count * sizeof(T));
+      });
+    });
+  }
+
+private:
+  Q codec_;
+  Rank rank_;
+  Scratch own_;
+  Scratch other_;
+  Scratch sum_;
+};
+
+}  // namespace detail
+
+/// @brief The encoded values travel: x_i <- x_i + a sum_j w_ij (Q(x_j) - Q(x_i)).
+///
+/// What most systems do, and it does not converge: the models stop at a distance from each other of about the codec's
+/// error, which is relative to the values and not to their differences, and wander there. Choco removes that for the
+/// same bytes and the memory of replicas. The own value enters encoded as well, so that the mean of the models is kept
+/// for every doubly stochastic W.
+///
+/// Buffers smaller than AveragerOptions::encode_from_bytes travel as they are. Values are encoded, and summed in
+/// ascending rank from zero, in f32 (f64 for f64 buffers), every operation rounded on its own; f16 and bf16 are widened
+/// first and rounded once at the end.
+///
+/// @par Topologies All.
+/// @par Errors     NonFiniteError for a NaN or an infinity in this rank's values, before anything is sent: the round
+/// has
+///                 not begun on this rank. Mend the values and call again; the others wait, up to their deadline.
+/// @par Cost       One message of wire_bytes() for each buffer per edge. Staging: three times the largest encoded
+/// buffer
+///                 (in f32 or f64), the own message, and between processes those of the in-neighbours.
+template <Codec Q>
+struct Direct {
+  static constexpr std::string_view name = "direct";
+
+  Q codec;
+
+  [[nodiscard]] std::size_t wire_bytes(std::size_t count, DType dtype) const {
+    return codec.wire_bytes(count, detail::compute_dtype(dtype));
+  }
+  [[nodiscard]] std::string parameters() const { return codec_name(codec); }
+
+  template <Communicator C>
+  using Session = detail::EncodedSession<C, detail::DirectRule<Q>>;
+};
+
+template <class Q>
+Direct(Q) -> Direct<Q>;
+
+}  // namespace kith
