@@ -11,6 +11,16 @@
 #include <string>
 #include <vector>
 
+#include <kith/codec/cast.hpp>
+#include <kith/codec/cyclic_mask.hpp>
+#include <kith/codec/int4_block.hpp>
+#include <kith/codec/int8_block.hpp>
+#include <kith/codec/min_max_uint8.hpp>
+#include <kith/codec/top_k.hpp>
+#include <kith/exchange/choco.hpp>
+#include <kith/exchange/difference.hpp>
+#include <kith/exchange/direct.hpp>
+#include <kith/exchange/masked_mean.hpp>
 #include <kith/testing/message_passing.hpp>
 #include <kith/topology/any.hpp>
 
@@ -63,6 +73,37 @@ TEST_CASE("allocation: none in a round, from the first one on, on either path") 
       CHECK(in_others == 0);
     }
   }
+}
+
+TEST_CASE("allocation: none in a round of any encoding exchange, on either path") {
+  const std::vector<reference::Shape> shapes = {
+      {kith::DType::f32, 4000}, {kith::DType::f64, 300}, {kith::DType::bf16, 5000, 1}, {kith::DType::f16, 77}};
+  const auto check = [&](const auto& exchange, const char* topology) {
+    CAPTURE(topology);
+    std::atomic<std::uint64_t> in_rounds{0};
+    kith::testing::run_both_ways(4, [&](auto& communicator) {
+      reference::Model model{shapes};
+      kith::AveragerOptions options;
+      options.encode_from_bytes = 1000;
+      options.check_finite = true;
+      options.global_every = 5;
+      kith::DecentralizedAverager averager{communicator, kith::parse_topology(topology), model.views(), exchange,
+                                           options};
+      in_rounds += allocations_of([&] {
+        for (int t = 0; t < 12; ++t) averager.average();
+        averager.broadcast(0);
+      });
+    });
+    CHECK(in_rounds == 0);
+  };
+  for (const char* topology : {"ring", "one-peer-exponential", "cycle:[ring,one-peer-exponential]"}) {
+    check(kith::Direct{kith::Int8Block{}}, topology);
+    check(kith::Choco{kith::Int4Block{}}, topology);
+    check(kith::Choco{kith::TopK{}}, topology);
+    check(kith::MaskedMean{kith::CyclicMask{}}, topology);
+  }
+  check(kith::Difference{kith::MinMaxUInt8{}}, "ring");
+  check(kith::Direct{kith::Cast<kith::bfloat16>{}}, "random-matching:1");
 }
 
 #endif

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include <kith/codec/int8_block.hpp>
+#include <kith/exchange/choco.hpp>
 #include <kith/mpi.hpp>
 
 #include <doctest/doctest.h>
@@ -37,6 +39,20 @@ TEST_CASE("mpi allocation: none in a round, from the first one on, on any way to
                 (void)averager.consensus_distance();
               }) == 0);
       }
+    }
+  }
+}
+
+TEST_CASE("mpi allocation: none in an encoded round") {
+  for (const bool shared : {true, false}) {
+    kith::mpi::Communicator communicator{MPI_COMM_WORLD, {.shared_memory = shared}};
+    std::vector<float> values(50000);
+    for (const char* topology : {"ring", "cycle:[ring,one-peer-exponential]"}) {
+      kith::DecentralizedAverager averager{
+          communicator, kith::parse_topology(topology), {kith::view(values)}, kith::Choco{kith::Int8Block{}}};
+      CHECK(allocations_of([&] {
+              for (int t = 0; t < 8; ++t) averager.average();
+            }) == 0);
     }
   }
 }
