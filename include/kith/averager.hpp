@@ -96,6 +96,9 @@ public:
   /// topology can never lock into a schedule that does not mix.
   /// @throws PeerError, NonFiniteError; the parameters are then as they were. A round in which some rank threw
   ///         NonFiniteError is spent on all ranks, so that they stay in step; those that heard nothing of it commit.
+  ///         Exchanges that encode do not send such a value in any case: with check_finite all ranks throw, and nobody
+  ///         commits; without it the rank that holds the value throws, and its round has not begun. It mends the value
+  ///         and calls again, while the others wait for it up to their deadline.
   /// @par Cost One message of the model's size to each out-neighbour, or what average_globally() costs.
   void average() requires(!StreamOrdered<C>) { perform_due({}); }
 
@@ -285,7 +288,7 @@ private:
       require_plans();
       detail::require_distinct(buffers);
       require_readable(buffers);
-      detail::require_exchange(exchange_, buffers);
+      detail::require_exchange(exchange_, buffers, options_.encode_from_bytes);
       (void)detail::period_for(exchange_, topology_, communicator_.rank(), communicator_.size());
     } catch (const UsageError& error) {
       refusal = error.message();

@@ -64,9 +64,10 @@ private:
   int code_;
 };
 
-/// @brief A NaN or an infinity was about to be averaged (see AveragerOptions::check_finite).
+/// @brief A NaN or an infinity was about to be averaged (see AveragerOptions::check_finite), or to be encoded.
 ///
-/// Thrown on the rank that holds the value and on every rank that would have received it. The communicator goes on.
+/// Thrown on the rank that holds the value and on every rank that would have received it; where it was to be encoded,
+/// on the holder alone, before it has met the others. The communicator goes on.
 class NonFiniteError : public Error {
 public:
   NonFiniteError(const std::string& message, Rank rank, std::size_t buffer, std::size_t index)

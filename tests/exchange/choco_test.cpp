@@ -57,16 +57,18 @@ struct EdgeReference {
   Q codec;
   double gamma;
   std::size_t buffer;
+  Round period;
   std::map<std::pair<Rank, Rank>, std::vector<T>> replicas{};
 
   void step(Rows<T>& x, const kith::MixingMatrix& w, Round t, double mixing) {
+    const Round codec_round = t / period + (t % period << 32U);  // consecutive in each phase of the schedule
     const auto edge = [&](Rank from, Rank to) { return from != to && w(to, from) != 0; };
     for (Rank i = 0; i < w.size(); ++i)
       for (Rank k = 0; k < w.size(); ++k) {
         if (!edge(i, k)) continue;
         const std::vector<T>& values = x[static_cast<std::size_t>(i)];
         std::vector<T>& replica = replicas.try_emplace({i, k}, values.size(), T{0}).first->second;
-        add(replica, coded(codec, difference(values, replica), {i, t, buffer}));
+        add(replica, coded(codec, difference(values, replica), {i, codec_round, buffer}));
       }
     for (Rank i = 0; i < w.size(); ++i)
       for (std::size_t e = 0; e < x[0].size(); ++e) {
@@ -90,7 +92,7 @@ void check_choco(const kith::Choco<Q>& exchange, const Case& c, std::uint64_t se
     });
   else
     check(exchange, c, seed, [&]<class T>(Rank, std::size_t b, std::size_t) {
-      return EdgeReference<T, Q>{exchange.codec, exchange.gamma, b};
+      return EdgeReference<T, Q>{exchange.codec, exchange.gamma, b, c.topology.period(c.size)};
     });
 }
 
@@ -125,6 +127,23 @@ TEST_CASE("choco: the arithmetic is pinned, for every topology and mixing factor
   }
 }
 
+TEST_CASE("choco: a mask of a period of its own does not lock to that of the topology") {
+  // 16 ranks meet in 4 phases, and the mask has 20: by the plain round each edge would always send the same elements.
+  kith::thread::run(16, [](kith::thread::Communicator& communicator) {
+    std::vector<double> values(40);
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = std::sin(static_cast<double>(40 * static_cast<std::size_t>(communicator.rank()) + i));
+    kith::DecentralizedAverager averager{communicator,
+                                         kith::OnePeerExponential{},
+                                         {kith::view(values)},
+                                         kith::Choco{kith::CyclicMask{.fraction = 0.05}},
+                                         kith::AveragerOptions{.encode_from_bytes = 0}};
+    const double start = averager.consensus_distance();
+    for (int t = 0; t < 4000; ++t) averager.average();
+    CHECK(averager.consensus_distance() < 0.01 * start);
+  });
+}
+
 TEST_CASE("choco: small buffers travel as they are") {
   for (const std::size_t from : {std::size_t{1}, std::size_t{300}, std::size_t{4096}, std::size_t{1} << 40})
     for (const AnyTopology& topology : {AnyTopology{kith::Ring{}}, AnyTopology{kith::OnePeerExponential{}}})
@@ -139,8 +158,21 @@ TEST_CASE("choco: what it cannot serve is refused with the reason") {
   for (const double gamma : {0.0, -0.5, 1.01, std::numeric_limits<double>::quiet_NaN()})
     check_all_say(refusals(2, kith::Ring{}, kith::Choco{codec, gamma}), "at most 1");
   check_all_say(refusals(4, kith::OnePeerExponential{}, kith::Choco{kith::SignMean{}}), "diverges on directed");
+  check_all_say(refusals(8, kith::StaticExponential{}, kith::Choco{kith::SignMean{}}), "diverges on directed");
+  check_all_say(refusals(2, kith::Ring{}, kith::Choco{kith::QSGD{.levels = 44}}), "less than levels^2 = 1936");
+  CHECK(refusals(2, kith::Ring{}, kith::Choco{kith::QSGD{.levels = 45}}) == std::vector<std::string>(4));
   CHECK(refusals(4, kith::OnePeerHypercube{}, kith::Choco{kith::SignMean{}}) == std::vector<std::string>(8));
   CHECK(refusals(4, kith::Ring{}, kith::Choco{kith::SignMean{}}) == std::vector<std::string>(8));
+}
+
+TEST_CASE("choco: the default of gamma") {
+  CHECK(kith::Choco{kith::Int8Block{}}.gamma == 1);
+  CHECK(kith::Choco{kith::Int4Block{}}.gamma == 1);
+  CHECK(kith::Choco{kith::Cast<kith::bfloat16>{}}.gamma == 1);
+  CHECK(kith::Choco{kith::TopK{.fraction = 0.01}}.gamma == 0.02);
+  CHECK(kith::Choco{kith::TopK{.fraction = 0.9}}.gamma == 1);
+  CHECK(kith::Choco{kith::RandomK{.fraction = 0.01}}.gamma == 0.005);
+  CHECK(kith::Choco{kith::SignMean{}}.gamma == 0.45);
 }
 
 TEST_CASE("choco: memory is a replica for each edge, or for each rank that is heard and the own one") {

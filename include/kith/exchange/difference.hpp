@@ -126,9 +126,8 @@ private:
 /// @par Errors     NonFiniteError for a NaN or an infinity in what is to be encoded, before anything is sent: the round
 ///                 has not begun on this rank. Mend the values and call again; the others wait, up to their deadline.
 /// @par Cost       One message of wire_bytes() for each buffer per edge. Staging: a model (of encoded buffers, in f32
-/// or
-///                 f64) for this rank and each in-neighbour, the largest encoded buffer, the own message, and between
-///                 processes those of the in-neighbours.
+///                 or f64) for this rank and each in-neighbour, the largest encoded buffer, the own message, and
+///                 between processes those of the in-neighbours.
 /// @par Source     Tang et al., Communication Compression for Decentralized Training, NeurIPS 2018, arXiv:1803.06443,
 ///                 Algorithm 1 (DCD-PSGD); Gan et al., Bagua, VLDB 2021, arXiv:2107.01499.
 template <Codec Q>

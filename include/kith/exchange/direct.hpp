@@ -95,11 +95,9 @@ private:
 ///
 /// @par Topologies All.
 /// @par Errors     NonFiniteError for a NaN or an infinity in this rank's values, before anything is sent: the round
-/// has
-///                 not begun on this rank. Mend the values and call again; the others wait, up to their deadline.
+///                 has not begun on this rank. Mend the values and call again; the others wait, up to their deadline.
 /// @par Cost       One message of wire_bytes() for each buffer per edge. Staging: three times the largest encoded
-/// buffer
-///                 (in f32 or f64), the own message, and between processes those of the in-neighbours.
+///                 buffer (in f32 or f64), the own message, and between processes those of the in-neighbours.
 template <Codec Q>
 struct Direct {
   static constexpr std::string_view name = "direct";

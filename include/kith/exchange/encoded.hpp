@@ -67,6 +67,7 @@ private:
 /// One buffer in one round: the buffer, and its parts of the messages.
 struct EncodedPart {
   const GossipRound& round;
+  Round codec_round;
   std::size_t buffer;
   const WireLayout& layout;
   std::span<const std::byte* const> sent;      // whole messages: one for all, or one for each target
@@ -76,7 +77,7 @@ struct EncodedPart {
   [[nodiscard]] std::span<const std::byte> own(std::size_t message = 0) const noexcept { return part(sent[message]); }
   [[nodiscard]] std::span<const std::byte> source(std::size_t k) const noexcept { return part(received[k]); }
   /// Where a rank's part comes from, for its codec.
-  [[nodiscard]] CodecContext context(Rank rank) const noexcept { return {rank, round.call.sequence, buffer}; }
+  [[nodiscard]] CodecContext context(Rank rank) const noexcept { return {rank, codec_round, buffer}; }
 
 private:
   [[nodiscard]] std::span<const std::byte> part(const std::byte* message) const noexcept {
@@ -170,6 +171,7 @@ class EncodedSession {
 public:
   EncodedSession(C& communicator, const typename Rule::Exchange& exchange, const Layout&, const SessionOptions& options)
       : communicator_(communicator),
+        period_(options.period.rounds),
         layout_(exchange, options.buffers, options.encode_from_bytes),
         rule_(exchange, layout_, options, communicator.rank()),
         rows_(options.max_degree + 1, options.max_degree),
@@ -216,7 +218,13 @@ private:
   };
 
   [[nodiscard]] EncodedPart part(const GossipRound& round, std::size_t b) const noexcept {
-    return {round, b, layout_, sent_, received_};
+    return {round, codec_round(round.call.sequence), b, layout_, sent_, received_};
+  }
+
+  // The round as codecs are told it: all rounds of one phase of the topology's period are consecutive numbers. If a
+  // mask of a period of its own went by the plain round, an edge might send the same elements for ever.
+  [[nodiscard]] Round codec_round(Round t) const noexcept {
+    return period_ <= 1 ? t : t / period_ + (t % period_ << 32U);
   }
 
   void encode(const GossipRound& round) {
@@ -323,6 +331,7 @@ private:
   }
 
   C& communicator_;
+  Round period_;
   WireLayout layout_;
   Rule rule_;
   Rows rows_;

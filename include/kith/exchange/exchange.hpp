@@ -26,7 +26,8 @@ namespace kith {
 /// - `parameters()`: a std::string of what stands after the colon in its full name. Two values that work differently
 /// have
 ///   different parameters: ranks compare them;
-/// - `require(period)`: throws UsageError for a schedule (detail::PeriodPlan) that it cannot serve, with the reason.
+/// - `require(period)`: throws UsageError for a schedule (detail::PeriodPlan) that it cannot serve, with the reason;
+/// - `require_buffer(buffer)`: the same for a buffer that is to be encoded.
 template <class E>
 concept Exchange = std::copyable<E> && requires(const E& exchange, std::size_t count, DType dtype) {
   { E::name } -> std::convertible_to<std::string_view>;
@@ -71,11 +72,12 @@ struct SessionOptions {
 
 /// Throws UsageError for an exchange whose parameters are impossible, or that cannot serve such buffers.
 template <Exchange E>
-void require_exchange(const E& exchange, std::span<const BufferView> buffers) {
+void require_exchange(const E& exchange, std::span<const BufferView> buffers, std::size_t encode_from_bytes) {
   (void)exchange.wire_bytes(1, DType::f32);
   for (const BufferView& buffer : buffers) {
     (void)exchange.wire_bytes(buffer.count, buffer.dtype);
-    if constexpr (requires { exchange.require_buffer(buffer); }) exchange.require_buffer(buffer);
+    if constexpr (requires { exchange.require_buffer(buffer); })
+      if (buffer.bytes() >= encode_from_bytes) exchange.require_buffer(buffer);
   }
 }
 

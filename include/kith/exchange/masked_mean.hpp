@@ -74,7 +74,7 @@ private:
   // topology for ever.
   [[nodiscard]] CodecContext context(const EncodedPart& part, Rank rank) const noexcept {
     CodecContext context = part.context(rank);
-    context.round /= period_;
+    context.round = part.round.call.sequence / period_;
     return context;
   }
 
