@@ -63,16 +63,23 @@ private:
 
 /// Calls body(rank, model, averager) on a thread for each rank, with an averager of its row of `models`. Returns the
 /// models as the bodies leave them.
-template <class Body>
-[[nodiscard]] Models on_ranks(std::string_view topology, Models models, const kith::AveragerOptions& options,
-                              const Body& body) {
+template <class T, kith::Exchange E, class Body>
+[[nodiscard]] std::vector<std::vector<T>> on_ranks(std::string_view topology, std::vector<std::vector<T>> models,
+                                                   const E& exchange, const kith::AveragerOptions& options,
+                                                   const Body& body) {
   const kith::AnyTopology chosen = kith::parse_topology(topology);
   kith::thread::run(static_cast<Rank>(models.size()), [&](kith::thread::Communicator& communicator) {
-    std::vector<double>& model = models[index(communicator.rank())];
-    kith::DecentralizedAverager averager{communicator, chosen, {kith::view(model)}, options};
+    std::vector<T>& model = models[index(communicator.rank())];
+    kith::DecentralizedAverager averager{communicator, chosen, {kith::view(model)}, exchange, options};
     body(communicator.rank(), model, averager);
   });
   return models;
+}
+
+template <class Body>
+[[nodiscard]] Models on_ranks(std::string_view topology, Models models, const kith::AveragerOptions& options,
+                              const Body& body) {
+  return on_ranks(topology, std::move(models), kith::FullPrecision{}, options, body);
 }
 
 /// `calls` calls of average() with nothing in between.

@@ -52,9 +52,9 @@ struct Metrics {
   /// Time spent in rounds waiting for peers to arrive. Stays 0 where rounds are enqueued: the host does not wait.
   double seconds_waiting = 0;
   /// Of exchanges with replicas: norm(x_i - r_i), how far this rank's encoded buffers were from what the others
-  /// remember of them when the latest gossip round began. Of several replicas that a round used, the largest. It should
-  /// shrink, or stay at the size of an optimizer's step; where it grows the exchange diverges, which
-  /// consensus_distance() shows hundreds of rounds later. 0 for other exchanges.
+  /// remember of them when the latest gossip round began; of several replicas that a round used, the largest. It
+  /// shrinks, or stays at the size of an optimizer's step. Where it grows round after round, gamma is too large and the
+  /// exchange diverges, though the models may have looked converged for hundreds of rounds. 0 for other exchanges.
   double replica_distance = 0;
 };
 

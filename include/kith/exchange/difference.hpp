@@ -114,6 +114,9 @@ private:
 /// fused multiply-add; here it is the sum of differences above, in ascending rank, every operation rounded on its own:
 /// Bagua's factors add up to 6e-8 instead of 0, which makes the models drift.
 ///
+/// An optimizer's step since the last round is sent, but not yet averaged: combine-while-adapt, x_i <- sum_j w_ij r_j +
+/// (x_i - r_i), where the other exchanges average after the step.
+///
 /// What Q loses of z is lost: there is no error feedback, and averaging alone does not keep the mean of the models (by
 /// 0.03 with int4). It takes an accurate codec; with Int4Block, TopK or SignMean use Choco.
 ///
