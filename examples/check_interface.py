@@ -21,7 +21,7 @@ import unittest
 
 FAST = ["--steps", "30"]
 KEYS = {"name", "merged_accuracy", "worst_accuracy", "final_loss", "consensus_distance", "messages_sent", "bytes_sent",
-        "seconds_per_step", "seconds_communicating"}
+        "bytes_to_target", "seconds_per_step", "seconds_communicating", "curve"}
 PARAMETERS = 64 * 64 + 64 + 64 * 10 + 10  # of the default model, 4 bytes each
 
 
@@ -65,11 +65,11 @@ class Threads(InEmptyFolder):
     def test_help_names_the_options(self):
         done = self.run_it("--help")
         self.assertEqual(done.returncode, 0)
-        for option in ["engine", "ranks", "topology", "steps", "split", "seed", "json", "data", "help"]:
+        for option in ["engine", "ranks", "topology", "exchange", "steps", "split", "seed", "json", "data", "help"]:
             self.assertIn(f"--{option}", done.stdout)
 
     def test_every_topology_of_the_help_works(self):
-        listed = self.run_it("--help").stdout.split("Topologies:")[1].split("\n")
+        listed = self.run_it("--help").stdout.split("Topologies:")[1].split("Exchanges:")[0].split("\n")
         names = [line.split()[0] for line in listed if line.strip()]
         self.assertGreaterEqual(len(names), 15)
         names = [name for name in names if "[" not in name]
@@ -78,8 +78,17 @@ class Threads(InEmptyFolder):
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn(name, done.stdout)
 
+    def test_every_exchange_of_the_help_works(self):
+        listed = self.run_it("--help").stdout.split("Exchanges:")[1].split()
+        self.assertGreaterEqual(len(listed), 10)
+        results = self.results("--ranks", "4", "--steps", "20", "--topology", "ring", "--exchange", ",".join(listed))
+        self.assertEqual([result["name"] for result in results["results"]],
+                         ["kith", *listed[1:], "all_reduce", "isolated"])
+        self.assertEqual(results["context"]["options"]["exchange"], ",".join(listed))
+
     def test_wrong_values_name_the_right_ones(self):
         self.assertRegex(self.refused("--topology", "rign"), "one-peer-exponential.*ring.*torus")
+        self.assertRegex(self.refused("--exchange", "full-precision,choco"), '"choco" is not.*choco:int8-block')
         self.assertRegex(self.refused("--split", "label"), "iid.*by-label")
         self.assertRegex(self.refused("--engine", "tread"), "thread.*mpi")
         self.assertRegex(self.refused("--ranks", "0"), "1 to 1000")
@@ -89,6 +98,11 @@ class Threads(InEmptyFolder):
     def test_a_topology_that_does_not_exist_for_a_size(self):
         self.assertRegex(self.refused("--topology", "hypercube", "--ranks", "6"), "hypercube.*4 or 8.*not 6")
         self.assertRegex(self.refused("--topology", "torus:3x3"), "torus.*8")
+
+    def test_an_exchange_that_cannot_serve_a_topology(self):
+        done = self.run_it(*FAST, "--exchange", "difference:min-max-uint8")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("one-peer-exponential has others in other rounds", done.stderr)
 
     def test_a_missing_data_file(self):
         message = self.refused("--data", "nowhere.csv")
@@ -118,6 +132,24 @@ class Threads(InEmptyFolder):
         self.assertEqual(all_reduce["messages_sent"], 14 * gossip["messages_sent"])
         self.assertEqual(4 * all_reduce["bytes_sent"], 7 * gossip["bytes_sent"])
         self.assertEqual((isolated["messages_sent"], isolated["bytes_sent"]), (0, 0))
+
+    def test_bytes_are_those_of_the_codecs_formats(self):
+        # int8: a byte each, and 4 for every 256; int4: half of one, and 4 for every 64; 1 % of indices and values.
+        sent = {"direct:int8-block": PARAMETERS + 4 * -(-PARAMETERS // 256),
+                "choco:int8-block": PARAMETERS + 4 * -(-PARAMETERS // 256),
+                "choco:int4-block": PARAMETERS // 2 + 4 * -(-PARAMETERS // 64),
+                "choco:cast-bf16": 2 * PARAMETERS, "choco:top-k:0.01": round(0.01 * PARAMETERS) * 8}
+        results = self.results(*FAST, "--exchange", ",".join(sent))["results"]
+        for result, (name, bytes_each) in zip(results, sent.items()):
+            self.assertEqual((result["name"], result["bytes_sent"]), (name, 30 * bytes_each))
+
+    def test_bytes_to_the_target_are_those_of_the_curve(self):
+        gossip, all_reduce, isolated = self.results("--steps", "300")["results"]
+        for result in gossip, all_reduce:
+            self.assertEqual(result["bytes_to_target"],
+                             next(at["bytes_sent"] for at in result["curve"] if at["accuracy"] >= 0.95))
+            self.assertEqual(result["curve"][-1]["bytes_sent"], result["bytes_sent"])
+        self.assertIsNone(isolated["bytes_to_target"])
 
     def test_one_worker_has_nobody_to_talk_to(self):
         losses = set()
@@ -165,7 +197,9 @@ class Mpi(InEmptyFolder):
         return self.run_it("--engine", "mpi", *options, launcher=self.launcher(ranks))
 
     def test_the_same_bits_as_with_threads(self):
-        for ranks, options in [(4, []), (5, ["--split", "by-label", "--topology", "ring"])]:
+        for ranks, options in [(4, []), (5, ["--split", "by-label", "--topology", "ring"]),
+                               (4, ["--exchange", "choco:int4-block,direct:int8-block"]),
+                               (3, ["--topology", "ring", "--exchange", "difference:min-max-uint8,choco:top-k:0.01"])]:
             options = ["--steps", "60", "--seed", "3", *options]
             threads = self.results("--ranks", str(ranks), *options)
             processes = self.results("--engine", "mpi", *options, launcher=self.launcher(ranks))
@@ -203,6 +237,11 @@ class Mpi(InEmptyFolder):
         results = self.results(*FAST, "--engine=mpi")
         self.assertEqual(results["context"]["options"]["ranks"], 1)
         self.assertEqual(self.run_it(*FAST, "--engine=mpi", "--ranks", "2").returncode, 2)
+
+    def test_an_exchange_that_cannot_serve_a_topology(self):
+        done = self.under_mpirun(3, *FAST, "--exchange", "difference:min-max-uint8")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertEqual(done.stderr.count("one-peer-exponential has others in other rounds"), 1)
 
     def test_interrupt_ends_all_ranks(self):
         for wait_for_training in [False, True]:

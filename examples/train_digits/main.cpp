@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <exception>
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include <fmt/core.h>
@@ -51,10 +52,12 @@ void compare(C& communicator, const Options& options, const Dataset& data) {
   const bool tells = communicator.rank() == 0;
   if (tells) print_heading(options, data);
   std::vector<Result> results;
-  for (const Method& method : methods_to_compare(options.topology)) {
+  for (const Method& method : methods_to_compare(options)) {
     Progress progress{method.name, options};
+    const Watcher watch = [&](const Standing& standing) { progress.show(standing); };
     results.push_back(
-        train(communicator, method, options, data, [&](const Standing& standing) { progress.show(standing); }));
+        std::visit([&](const auto& exchange) { return train(communicator, method, exchange, options, data, watch); },
+                   method.exchange));
   }
   if (!tells) return;
   print_table(results);
@@ -77,7 +80,12 @@ int main(int argc, char** argv) {
       fmt::print(ending->status == 0 ? stdout : stderr, "{}", ending->text);
       return ending->status;
     }
-    on_every_rank(options, mpi_job, [&](auto& communicator) { compare(communicator, options, data); });
+    try {
+      on_every_rank(options, mpi_job, [&](auto& communicator) { compare(communicator, options, data); });
+    } catch (const kith::UsageError& error) {  // an exchange that cannot serve the topology
+      if (!mpi_job || mpi_job->speaks()) fmt::print(stderr, "train_digits: {}\n", error.message());
+      return 2;
+    }
     return 0;
   } catch (const std::exception& error) {
     fmt::print(stderr, "train_digits: {}\n", error.what());

@@ -13,42 +13,50 @@
 
 namespace digits {
 
-/// A neural network with one hidden layer (ReLU) and softmax outputs: its parameters, one tensor for each layer's
-/// weights and biases, in fp32. Gradients and momenta have the same shape.
-struct Mlp {
-  explicit Mlp(std::size_t hidden)
-      : hidden_weights(pixels * hidden),
-        hidden_biases(hidden),
-        output_weights(hidden * classes),
-        output_biases(classes) {}
+/// Where the weights and biases of each layer begin.
+template <class Float>
+struct Tensors {
+  Tensors(Float* parameters, std::size_t hidden)
+      : hidden_weights(parameters),
+        hidden_biases(hidden_weights + pixels * hidden),
+        output_weights(hidden_biases + hidden),
+        output_biases(output_weights + hidden * classes) {}
 
-  std::vector<float> hidden_weights;  // [pixels][hidden]
-  std::vector<float> hidden_biases;   // [hidden]
-  std::vector<float> output_weights;  // [hidden][classes]
-  std::vector<float> output_biases;   // [classes]
+  Float* hidden_weights;  // [pixels][hidden]
+  Float* hidden_biases;   // [hidden]
+  Float* output_weights;  // [hidden][classes]
+  Float* output_biases;   // [classes]
+};
 
-  std::size_t hidden() const { return hidden_biases.size(); }
+/// A neural network with one hidden layer (ReLU) and softmax outputs: its parameters in fp32, one tensor
+/// behind the other. Gradients and momenta have the same shape.
+class Mlp {
+public:
+  explicit Mlp(std::size_t hidden) : hidden_(hidden), parameters_((pixels + 1) * hidden + (hidden + 1) * classes) {}
 
-  std::array<std::vector<float>*, 4> tensors() {
-    return {&hidden_weights, &hidden_biases, &output_weights, &output_biases};
-  }
+  std::size_t hidden() const { return hidden_; }
 
-  /// What Kith is given: where the parameters are. It needs no more than that.
-  std::vector<kith::BufferView> views() {
-    std::vector<kith::BufferView> views;
-    for (std::vector<float>* tensor : tensors()) views.push_back(kith::view(*tensor));
-    return views;
-  }
+  Tensors<float> tensors() { return {parameters_.data(), hidden_}; }
+  Tensors<const float> tensors() const { return {parameters_.data(), hidden_}; }
+  std::vector<float>& parameters() { return parameters_; }
+
+  /// What Kith is given: where the parameters are. It takes any number of buffers; one for all lets an exchange that
+  /// encodes see the small tensors, too, and top-k choose among all of them.
+  std::vector<kith::BufferView> views() { return {kith::view(parameters_)}; }
 
   /// Uniform weights of the variance 2 / inputs, which suits ReLU (He et al. 2015), and no biases.
   void initialise(Random random) {
-    const auto fill = [&](std::vector<float>& weights, std::size_t inputs) {
+    const auto fill = [&](float* weights, std::size_t inputs, std::size_t outputs) {
       const float bound = std::sqrt(6 / static_cast<float>(inputs));
-      for (float& weight : weights) weight = random.symmetric(bound);
+      std::generate_n(weights, inputs * outputs, [&] { return random.symmetric(bound); });
     };
-    fill(hidden_weights, pixels);
-    fill(output_weights, hidden());
+    fill(tensors().hidden_weights, pixels, hidden_);
+    fill(tensors().output_weights, hidden_, classes);
   }
+
+private:
+  std::size_t hidden_;
+  std::vector<float> parameters_;
 };
 
 /// Runs a network forwards and backwards, one sample at a time, with room for what is in between.
@@ -75,21 +83,21 @@ public:
     const std::size_t hidden = activation_.size();
     for (std::size_t k = 0; k < classes; ++k) {
       logit_error_[k] = scale * (probability_[k] - (k == sample.label ? 1.0F : 0.0F));
-      gradient.output_biases[k] += logit_error_[k];
+      gradient.tensors().output_biases[k] += logit_error_[k];
     }
     for (std::size_t h = 0; h < hidden; ++h) {
       error_[h] = 0;
       if (activation_[h] <= 0) continue;
-      const float* const weights = model.output_weights.data() + h * classes;
-      float* const slopes = gradient.output_weights.data() + h * classes;
+      const float* const weights = model.tensors().output_weights + h * classes;
+      float* const slopes = gradient.tensors().output_weights + h * classes;
       for (std::size_t k = 0; k < classes; ++k) {
         error_[h] += weights[k] * logit_error_[k];
         slopes[k] += activation_[h] * logit_error_[k];
       }
     }
-    add(1, error_.data(), gradient.hidden_biases.data(), hidden);
+    add(1, error_.data(), gradient.tensors().hidden_biases, hidden);
     for (std::size_t p = 0; p < pixels; ++p)
-      add(sample.image[p], error_.data(), gradient.hidden_weights.data() + p * hidden, hidden);
+      add(sample.image[p], error_.data(), gradient.tensors().hidden_weights + p * hidden, hidden);
     return value;
   }
 
@@ -102,13 +110,13 @@ private:
 
   void forward(const Mlp& model, const Sample& sample) {
     const std::size_t hidden = activation_.size();
-    activation_ = model.hidden_biases;
+    std::copy_n(model.tensors().hidden_biases, hidden, activation_.begin());
     for (std::size_t p = 0; p < pixels; ++p)
-      add(sample.image[p], model.hidden_weights.data() + p * hidden, activation_.data(), hidden);
-    std::copy(model.output_biases.begin(), model.output_biases.end(), probability_.begin());
+      add(sample.image[p], model.tensors().hidden_weights + p * hidden, activation_.data(), hidden);
+    std::copy_n(model.tensors().output_biases, classes, probability_.begin());
     for (std::size_t h = 0; h < hidden; ++h) {
       activation_[h] = std::max(activation_[h], 0.0F);
-      add(activation_[h], model.output_weights.data() + h * classes, probability_.data(), classes);
+      add(activation_[h], model.tensors().output_weights + h * classes, probability_.data(), classes);
     }
     const float largest = *std::max_element(probability_.begin(), probability_.end());
     float sum = 0;
@@ -128,15 +136,12 @@ public:
   MomentumSgd(std::size_t hidden, float momentum) : velocity_(hidden), momentum_(momentum) {}
 
   void step(Mlp& model, Mlp& gradient, float rate) {
-    for (std::size_t t = 0; t < 4; ++t) {
-      float* const x = model.tensors()[t]->data();
-      float* const v = velocity_.tensors()[t]->data();
-      const float* const g = gradient.tensors()[t]->data();
-      const std::size_t count = gradient.tensors()[t]->size();
-      for (std::size_t i = 0; i < count; ++i) {
-        v[i] = momentum_ * v[i] + g[i];
-        x[i] -= rate * v[i];
-      }
+    std::vector<float>& x = model.parameters();
+    std::vector<float>& v = velocity_.parameters();
+    const std::vector<float>& g = gradient.parameters();
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      v[i] = momentum_ * v[i] + g[i];
+      x[i] -= rate * v[i];
     }
   }
 

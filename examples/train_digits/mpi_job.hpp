@@ -36,6 +36,8 @@ public:
   ~MpiJob() { MPI_Finalize(); }
 
   [[nodiscard]] kith::Rank ranks() const noexcept { return ranks_; }
+  /// Of all ranks one says what holds for all.
+  [[nodiscard]] bool speaks() const noexcept { return rank_ == 0; }
 
   /// All ranks end if one does. It is the lowest of those that tells why: usually the reason is the same everywhere.
   [[nodiscard]] std::optional<Ending> agree(std::optional<Ending> mine) const {
@@ -55,6 +57,8 @@ public:
     try {
       kith::mpi::Communicator communicator{MPI_COMM_WORLD};
       body(communicator);
+    } catch (const kith::UsageError&) {
+      throw;  // the same on every rank
     } catch (const std::exception& error) {
       fmt::print(stderr, "train_digits, rank {}: {}\n", rank_, error.what());
       MPI_Abort(MPI_COMM_WORLD, 1);
@@ -72,6 +76,7 @@ class MpiJob {
 public:
   MpiJob(int&, char**&) {}
   [[nodiscard]] kith::Rank ranks() const noexcept { return 1; }
+  [[nodiscard]] bool speaks() const noexcept { return true; }
   [[nodiscard]] std::optional<Ending> agree(const std::optional<Ending>&) const {
     return Ending{2,
                   "--engine mpi: this train_digits was built without MPI; install it (Debian: libopenmpi-dev) and "

@@ -7,6 +7,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <fmt/core.h>
 #include <CLI/CLI.hpp>
@@ -16,6 +17,7 @@
 #include <kith/types.hpp>
 
 #include "dataset.hpp"
+#include "exchanges.hpp"
 
 // Where the data file is; the build defines it. The fallback is for a compiler called by hand in the source tree.
 #ifndef KITH_EXAMPLES_DATA
@@ -32,6 +34,7 @@ struct Options {
   Engine engine = Engine::thread;
   kith::Rank ranks = 8;
   kith::AnyTopology topology;  // one-peer-exponential
+  std::vector<NamedExchange> exchanges{digits::exchanges().front()};
   std::size_t steps = 600;
   Split split = Split::iid;
   std::uint64_t seed = 1;
@@ -81,12 +84,13 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
       "the same training runs twice more: with an exact global mean in every step (what\n"
       "all-reduce gives), and without any communication.\n"};
   app.name("train_digits");
-  app.footer("\nTopologies:\n" + topologies_as_lines());
+  app.footer("\nTopologies:\n" + topologies_as_lines() + "\n\nExchanges:\n  " + names_of(exchanges(), "\n  "));
   app.get_formatter()->column_width(44);
   app.option_defaults()->take_last();
 
   std::string engine = to_string(options.engine);
   std::string topology = kith::topology_name(options.topology);
+  std::string exchange = names_of(options.exchanges, ",");
   std::string split = to_string(options.split);
   app.add_option("--engine", engine, "What a rank is: a thread, or a process that mpirun starts")
       ->check(CLI::IsMember({"thread", "mpi"}))
@@ -96,6 +100,9 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
           ->check(CLI::Range(1, 1000))
           ->capture_default_str();
   app.add_option("--topology", topology, "Who averages with whom: see below")->type_name("NAME")->capture_default_str();
+  app.add_option("--exchange", exchange, "What travels, see below; of several (a,b,c) each is trained with")
+      ->type_name("LIST")
+      ->capture_default_str();
   app.add_option("--steps", options.steps, "Optimizer steps")->check(CLI::Range(1, 1000000))->capture_default_str();
   app.add_option("--split", split, "Shards: all alike, or a few of the digits for each worker")
       ->check(CLI::IsMember({"iid", "by-label"}))
@@ -116,6 +123,7 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
       ->type_name("FILE");
   app.add_option("--json", options.json, "Write the results to this file as JSON")->type_name("FILE");
 
+  const char* refused = "";
   try {
     app.parse(argc, argv);
     if (started && ranks->count() > 0 && options.ranks != *started)
@@ -125,13 +133,16 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
     options.ranks = started.value_or(options.ranks);
     options.engine = engine == "mpi" ? Engine::mpi : Engine::thread;
     options.split = split == "iid" ? Split::iid : Split::by_label;
+    refused = "--topology";
     options.topology = kith::parse_topology(topology);
     kith::require_size(options.topology, options.ranks);  // the averager says the same, only later
+    refused = "--exchange";
+    options.exchanges = parse_exchanges(exchange);
   } catch (const CLI::ParseError& error) {
     std::ostringstream text;
     return Ending{app.exit(error, text, text) == 0 ? 0 : 2, text.str()};
   } catch (const kith::UsageError& error) {
-    return Ending{2, fmt::format("--topology: {}\n", error.message())};
+    return Ending{2, fmt::format("{}: {}\n", refused, error.message())};
   }
   return std::nullopt;
 }

@@ -3,10 +3,12 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -27,8 +29,8 @@ inline std::string percent(double share) { return fmt::format("{:.1f} %", 100 * 
 /// Shows how a run goes: a bar that moves on a terminal, a line now and then elsewhere.
 class Progress {
 public:
-  Progress(std::string name, const Options& options)
-      : name_(std::move(name)),
+  Progress(const std::string& name, const Options& options)
+      : name_(fmt::format("{:<10}", name)),
         steps_(options.steps),
         next_line_((options.steps + 4) / 5),
         // Open MPI's mpirun gives its ranks a terminal whatever it has itself.
@@ -37,12 +39,12 @@ public:
   void show(const Standing& now) {
     const std::string numbers = fmt::format("loss {:.4f}  accuracy {:>7}", now.loss, percent(now.accuracy));
     if (on_terminal_) {
-      constexpr std::size_t width = 20;  // the whole line fits into 80 columns
+      const std::size_t width = 30 - std::min<std::size_t>(name_.size(), 29);  // the whole line fits into 80 columns
       const std::string filled(width * now.step / steps_, '#');
-      fmt::print("\r{:<10} [{:-<{}}] {:>4}/{}  {}\x1b[K", name_, filled, width, now.step, steps_, numbers);
+      fmt::print("\r{} [{:-<{}}] {:>4}/{}  {}\x1b[K", name_, filled, width, now.step, steps_, numbers);
       if (now.step == steps_) fmt::print("\n");
     } else if (now.step == steps_ || now.step >= next_line_) {
-      fmt::print("{:<10} step {:>4}/{}  {}\n", name_, now.step, steps_, numbers);
+      fmt::print("{} step {:>4}/{}  {}\n", name_, now.step, steps_, numbers);
       next_line_ += (steps_ + 4) / 5;
     }
     std::fflush(stdout);
@@ -59,30 +61,39 @@ inline void print_heading(const Options& options, const Dataset& data) {
   fmt::print("{} workers ({}), {}, {} split, {} steps of {} rows, seed {}\n", options.ranks, to_string(options.engine),
              kith::topology_name(options.topology), to_string(options.split), options.steps, options.batch,
              options.seed);
-  fmt::print("{} digits to learn from, {} held out\n\n", data.training.size(), data.held_out.size());
+  fmt::print("{} digits to learn from, {} held out; exchange: {}\n\n", data.training.size(), data.held_out.size(),
+             names_of(options.exchanges, ", "));
+}
+
+inline std::string megabytes(std::optional<std::uint64_t> bytes) {
+  return bytes ? fmt::format("{:.2f}", static_cast<double>(*bytes) / 1e6) : "-";
 }
 
 inline void print_table(const std::vector<Result>& results) {
-  fmt::print("\n{:<10}  {:^16}  {:>9}  {:^18}  {:>15}\n", "", "test accuracy", "consensus", "sent by a rank",
+  std::size_t width = 10;
+  for (const Result& r : results) width = std::max(width, r.name.size());
+  fmt::print("\n{:<{}}  {:^16}  {:>9}  {:^26}  {:>15}\n", "", width, "test accuracy", "consensus", "sent by a rank",
              "communicating");
-  fmt::print("{:<10}  {:>7}  {:>7}  {:>9}  {:>8}  {:>8}  {:>15}\n", "", "merged", "worst", "distance", "messages", "MB",
-             "(of it waiting)");
+  fmt::print("{:<{}}  {:>7}  {:>7}  {:>9}  {:>8}  {:>7}  {:>7}  {:>15}\n", "", width, "merged", "worst", "distance",
+             "messages", "MB", fmt::format("to {:.0f} %", 100 * target_accuracy), "(of it waiting)");
   for (const Result& r : results)
-    fmt::print("{:<10}  {:>7}  {:>7}  {:>9.4f}  {:>8}  {:>8.2f}  {:>15}\n", r.name, percent(r.merged_accuracy),
-               percent(r.worst_accuracy), r.consensus_distance, r.messages_sent,
-               static_cast<double>(r.bytes_sent) / 1e6,
+    fmt::print("{:<{}}  {:>7}  {:>7}  {:>9.4f}  {:>8}  {:>7}  {:>7}  {:>15}\n", r.name, width,
+               percent(r.merged_accuracy), percent(r.worst_accuracy), r.consensus_distance, r.messages_sent,
+               megabytes(r.bytes_sent), megabytes(r.bytes_to_target),
                fmt::format("{:.2f} s ({:.2f} s)", r.seconds_communicating, r.seconds_waiting));
 }
 
-/// What the table says, in words. The results are those of kith, all_reduce and isolated, in this order.
+/// What the table says, in words. The results are those of one exchange or more, all_reduce and isolated; of the
+/// exchanges it speaks of the first.
 inline void print_conclusion(const std::vector<Result>& results) {
-  const Result& gossip = results[0];
-  const Result& all_reduce = results[1];
-  const Result& isolated = results[2];
+  const Result& gossip = results.front();
+  const Result& all_reduce = results[results.size() - 2];
+  const Result& isolated = results.back();
   const auto share = [](std::uint64_t part, std::uint64_t whole) {
     return percent(static_cast<double>(part) / static_cast<double>(whole));
   };
-  fmt::print("\nThe merged model reads {} of the digits that it has never seen, with all-reduce {}.\n",
+  const std::string subject = results.size() == 3 ? "The" : fmt::format("With {} the", gossip.name);
+  fmt::print("\n{} merged model reads {} of the digits that it has never seen, with all-reduce {}.\n", subject,
              percent(gossip.merged_accuracy), percent(all_reduce.merged_accuracy));
   if (all_reduce.messages_sent > 0)
     fmt::print("For that a rank sent {} of the bytes of all-reduce in {} of the messages.\n",
@@ -97,6 +108,7 @@ inline nlohmann::ordered_json to_json(const Options& options, const Dataset& dat
   context["options"] = {{"engine", to_string(options.engine)},
                         {"ranks", options.ranks},
                         {"topology", kith::topology_name(options.topology)},
+                        {"exchange", names_of(options.exchanges, ",")},
                         {"steps", options.steps},
                         {"split", to_string(options.split)},
                         {"batch", options.batch},
@@ -104,6 +116,7 @@ inline nlohmann::ordered_json to_json(const Options& options, const Dataset& dat
                         {"learning_rate", options.learning_rate},
                         {"momentum", options.momentum}};
   context["seed"] = options.seed;
+  context["target_accuracy"] = target_accuracy;
 #ifdef __clang__
   const std::string compiler = __VERSION__;
 #else
@@ -118,7 +131,10 @@ inline nlohmann::ordered_json to_json(const Options& options, const Dataset& dat
   context["training_rows"] = data.training.size();
   context["held_out_rows"] = data.held_out.size();
   json["results"] = nlohmann::ordered_json::array();
-  for (const Result& r : results)
+  for (const Result& r : results) {
+    nlohmann::ordered_json curve = nlohmann::ordered_json::array();
+    for (const Standing& at : r.curve)
+      curve.push_back({{"step", at.step}, {"bytes_sent", at.bytes_sent}, {"loss", at.loss}, {"accuracy", at.accuracy}});
     json["results"].push_back({{"name", r.name},
                                {"merged_accuracy", r.merged_accuracy},
                                {"worst_accuracy", r.worst_accuracy},
@@ -127,9 +143,13 @@ inline nlohmann::ordered_json to_json(const Options& options, const Dataset& dat
                                {"consensus_distance", r.consensus_distance},
                                {"messages_sent", r.messages_sent},
                                {"bytes_sent", r.bytes_sent},
+                               {"bytes_to_target", nullptr},
                                {"seconds_per_step", r.seconds_per_step},
                                {"seconds_communicating", r.seconds_communicating},
-                               {"seconds_waiting", r.seconds_waiting}});
+                               {"seconds_waiting", r.seconds_waiting},
+                               {"curve", std::move(curve)}});
+    if (r.bytes_to_target) json["results"].back()["bytes_to_target"] = *r.bytes_to_target;
+  }
   return json;
 }
 

@@ -2,63 +2,78 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <kith/kith.hpp>
 
 #include "dataset.hpp"
+#include "exchanges.hpp"
 #include "mlp.hpp"
 #include "options.hpp"
 #include "worker.hpp"
 
 namespace digits {
 
-/// The one thing in which the three runs differ: how the averager is set up.
+/// The one thing in which the runs differ: how the averager is set up.
 struct Method {
   std::string name;
   kith::AnyTopology topology;
+  AnyExchange exchange;
   kith::AveragerOptions averaging;
 };
 
-inline std::array<Method, 3> methods_to_compare(const kith::AnyTopology& chosen) {
-  return {{
-      {"kith", chosen, {}},
-      {"all_reduce", chosen, {.global_every = 1}},  // every round is an exact global mean: no topology is asked
-      {"isolated", kith::Isolated{}, {}},
-  }};
+/// One for each exchange, named after it (the uncompressed one is just "kith"), and the two that they are compared
+/// with.
+inline std::vector<Method> methods_to_compare(const Options& options) {
+  std::vector<Method> methods;
+  for (const auto& [name, exchange] : options.exchanges) {
+    const bool plain = std::holds_alternative<kith::FullPrecision>(exchange);
+    methods.push_back({plain ? "kith" : name, options.topology, exchange, {}});
+  }
+  // Every round is an exact global mean: no topology is asked.
+  methods.push_back({"all_reduce", options.topology, kith::FullPrecision{}, {.global_every = 1}});
+  methods.push_back({"isolated", kith::Isolated{}, kith::FullPrecision{}, {}});
+  return methods;
 }
 
-/// How the training stands: the mean loss of the mini-batches since last told, and the merged model's accuracy on the
-/// held-out rows.
+/// How the training stands: the mean loss of the mini-batches since last told, the merged model's accuracy on the
+/// held-out rows, and the bytes that the rank has sent by then that sent most.
 struct Standing {
   std::size_t step;
   double loss;
   double accuracy;
+  std::uint64_t bytes_sent;
 };
+
+/// The accuracy that `Result::bytes_to_target` is about.
+constexpr double target_accuracy = 0.95;
 
 /// Called on rank 0, at points that do not depend on who watches.
 using Watcher = std::function<void(const Standing&)>;
 
-/// How a run ended. The same on every rank. Accuracies are shares of the held-out rows.
+/// How a run went, and how it ended. The same on every rank. Accuracies are shares of the held-out rows.
 struct Result {
   std::string name;
-  double merged_accuracy = 0;        // of the mean of all models
-  double worst_accuracy = 0;         // of the worker whose model does worst
-  double mean_accuracy = 0;          // over the workers, each with its own model
-  double final_loss = 0;             // of the mean of all models, over all training rows
-  double consensus_distance = 0;     // how far apart the workers' models are
-  std::uint64_t messages_sent = 0;   // by the rank that sent most, without evaluation and final merge
-  std::uint64_t bytes_sent = 0;      // likewise
-  double seconds_per_step = 0;       // gradient, optimizer and average(); mean over ranks
+  std::vector<Standing> curve;
+  double merged_accuracy = 0;                    // of the mean of all models
+  double worst_accuracy = 0;                     // of the worker whose model does worst
+  double mean_accuracy = 0;                      // over the workers, each with its own model
+  double final_loss = 0;                         // of the mean of all models, over all training rows
+  double consensus_distance = 0;                 // how far apart the workers' models are
+  std::uint64_t messages_sent = 0;               // by the rank that sent most, without evaluation and final merge
+  std::uint64_t bytes_sent = 0;                  // likewise
+  std::optional<std::uint64_t> bytes_to_target;  // when the merged model was first seen to be as accurate as that
+  double seconds_per_step = 0;                   // gradient, optimizer and average(); mean over ranks
   double seconds_communicating = 0;  // inside average(), waiting for slower workers included; mean over ranks
   double seconds_waiting = 0;        // the part of it spent waiting
 };
@@ -87,6 +102,11 @@ public:
     return std::accumulate(all.begin(), all.end(), 0.0);
   }
 
+  std::uint64_t largest(std::uint64_t mine) {
+    const std::vector<std::uint64_t> all = values(mine);
+    return *std::max_element(all.begin(), all.end());
+  }
+
 private:
   C& communicator_;
   kith::Call call_;
@@ -112,16 +132,15 @@ Result assess(Averager& averager, Worker& worker, Everyone<C>& everyone, const D
   result.worst_accuracy = *std::min_element(right.begin(), right.end()) / held_out;
   result.mean_accuracy =
       std::accumulate(right.begin(), right.end(), 0.0) / (held_out * static_cast<double>(right.size()));
-  for (const kith::Metrics& metrics : everyone.values(averager.metrics())) {
-    result.messages_sent = std::max(result.messages_sent, metrics.messages_sent);
-    result.bytes_sent = std::max(result.bytes_sent, metrics.bytes_sent);
-  }
+  result.messages_sent = everyone.largest(averager.metrics().messages_sent);
+  result.bytes_sent = everyone.largest(averager.metrics().bytes_sent);
   return result;
 }
 
 /// Trains on this rank, together with the other ranks of `communicator`, by one of the methods. All ranks call it.
-template <kith::Communicator C>
-Result train(C& communicator, const Method& method, const Options& options, const Dataset& data, const Watcher& watch) {
+template <kith::Communicator C, kith::Exchange E>
+Result train(C& communicator, const Method& method, const E& exchange, const Options& options, const Dataset& data,
+             const Watcher& watch) {
   using Clock = std::chrono::steady_clock;
   const auto rank = static_cast<std::size_t>(communicator.rank());
   const auto size = static_cast<std::size_t>(communicator.size());
@@ -130,11 +149,12 @@ Result train(C& communicator, const Method& method, const Options& options, cons
   Mlp merged{options.hidden};
   Everyone everyone{communicator};
   Times times;
+  std::vector<Standing> curve;
   double loss = 0;
   std::size_t last_told = 0;
 
   // ------------------------------------------------------------------------------------------------------------ Kith
-  kith::DecentralizedAverager averager{communicator, method.topology, worker.model.views(), method.averaging};
+  kith::DecentralizedAverager averager{communicator, method.topology, worker.model.views(), exchange, method.averaging};
   averager.broadcast(0);  // everybody starts from the model of rank 0
 
   for (std::size_t step = 1; step <= options.steps; ++step) {
@@ -156,12 +176,18 @@ Result train(C& communicator, const Method& method, const Options& options, cons
     const double right = everyone.sum(worker.right_answers(merged, rank, size));
     const double losses = everyone.sum(std::exchange(loss, 0));
     const auto batches = static_cast<double>(size * (step - std::exchange(last_told, step)));
-    if (rank == 0) watch({step, losses / batches, right / static_cast<double>(data.held_out.size())});
+    curve.push_back({step, losses / batches, right / static_cast<double>(data.held_out.size()),
+                     everyone.largest(averager.metrics().bytes_sent)});
+    if (rank == 0) watch(curve.back());
   }
 
   Result result = assess(averager, worker, everyone, data, merged);
   const auto mean = [&](double mine) { return everyone.sum(mine) / static_cast<double>(size); };
   result.name = method.name;
+  const auto there = std::find_if(curve.begin(), curve.end(),
+                                  [](const Standing& standing) { return standing.accuracy >= target_accuracy; });
+  if (there != curve.end()) result.bytes_to_target = there->bytes_sent;
+  result.curve = std::move(curve);
   result.seconds_per_step = mean(times.stepping) / static_cast<double>(options.steps);
   result.seconds_communicating = mean(times.communicating);
   result.seconds_waiting = mean(times.waiting);

@@ -31,7 +31,7 @@ public:
 
   /// Optimizer step 1, 2, ... on the next mini-batch. Returns the loss before it.
   double optimizer_step(std::size_t step) {
-    for (std::vector<float>* tensor : gradient_.tensors()) std::fill(tensor->begin(), tensor->end(), 0.0F);
+    std::fill(gradient_.parameters().begin(), gradient_.parameters().end(), 0.0F);
     const std::vector<std::size_t>& rows = batches_.next();
     const float share = 1 / static_cast<float>(rows.size());
     double loss = 0;

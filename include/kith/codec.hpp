@@ -47,8 +47,8 @@ struct CodecContext {
 /// it
 ///   a message is decoded twice.
 ///
-/// No member but parameters() allocates memory; all may be called by several threads at once. No argument overlaps another, and
-/// memory may have any alignment. Numbers on the wire are little endian.
+/// No member but parameters() allocates memory; all may be called by several threads at once. No argument overlaps
+/// another, and memory may have any alignment. Numbers on the wire are little endian.
 template <class C>
 concept Codec = std::copyable<C> &&
     requires(const C& codec, std::size_t count, DType dtype, BufferView values, std::span<std::byte> wire,

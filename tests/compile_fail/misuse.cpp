@@ -35,6 +35,12 @@ using Averager = kith::DecentralizedAverager<kith::thread::Communicator, T>;
 #elif defined(NOT_AN_ELEMENT)
   std::vector<int> counters(4);
   Averager<kith::Ring> averager{communicator, {}, {kith::view(counters)}};
+#elif defined(NOT_A_CODEC)
+  const kith::Choco<Pebble> exchange{};
+  kith::DecentralizedAverager averager{communicator, kith::Ring{}, {kith::view(weights)}, exchange};
+#elif defined(NOT_A_MASK)
+  const kith::MaskedMean<kith::Int8Block> exchange{};
+  kith::DecentralizedAverager averager{communicator, kith::Ring{}, {kith::view(weights)}, exchange};
 #else
   kith::DecentralizedAverager averager{communicator, kith::Ring{}, {kith::view(weights)}};
 #endif

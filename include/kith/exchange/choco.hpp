@@ -134,10 +134,13 @@ private:
 /// The gamma that Choco takes for a codec; see there.
 template <Codec Q>
 [[nodiscard]] double default_gamma([[maybe_unused]] Q codec) {
-  if constexpr (requires { codec.fraction; })
-    return std::min(1.0, (Q::name == std::string_view{"top-k"} ? 2 : 0.5) * codec.fraction);
+  constexpr std::string_view name = Q::name;
+  if constexpr (name == "top-k")
+    return std::min(1.0, 2 * codec.fraction);
+  else if constexpr (name == "random-k" || name == "cyclic-mask")
+    return codec.fraction / 2;
   else
-    return Q::name == std::string_view{"sign-mean"} ? 0.45 : 1;
+    return name == "sign-mean" ? 0.45 : 1;
 }
 
 }  // namespace detail
@@ -207,14 +210,14 @@ struct Choco {
     if (period.rounds == 0)
       throw UsageError("choco keeps a replica for each edge of a period, and " + period.topology +
                        " draws its edges anew in every round. Choose a topology with a period, or the exchange direct");
-    if (Q::name == std::string_view{"sign-mean"} && !period.symmetric)
+    if (std::string_view{Q::name} == "sign-mean" && !period.symmetric)
       throw UsageError("choco with sign-mean diverges on directed graphs such as " + period.topology +
                        ". Choose another codec, or a topology with symmetric weights");
   }
 
   /// Throws UsageError for a buffer that the codec does not contract: QSGD adds more noise than there is signal.
   void require_buffer(const BufferView& buffer) const {
-    if constexpr (requires { codec.levels; }) {
+    if constexpr (std::string_view{Q::name} == "qsgd") {
       if (buffer.count >= static_cast<std::size_t>(codec.levels) * codec.levels)
         throw UsageError("choco with qsgd takes buffers of less than levels^2 = " +
                          std::to_string(static_cast<std::size_t>(codec.levels) * codec.levels) + " elements, not " +

@@ -20,12 +20,12 @@ namespace kith {
 /// - `E::name`: the family in kebab case: "full-precision".
 /// - `wire_bytes(count, dtype)`: bytes that a buffer of `count` elements takes in a message.
 /// - `E::Session<Communicator>`: the exchange at work on one rank's model, with all its memory allocated at
-///   construction; see FullPrecision for its members.
+///   construction; see FullPrecision for its members. One that encodes also has `message_bytes()` and `rule()`, see
+///   detail::EncodedSession.
 ///
 /// An exchange may also have
 /// - `parameters()`: a std::string of what stands after the colon in its full name. Two values that work differently
-/// have
-///   different parameters: ranks compare them;
+///   have different parameters: ranks compare them;
 /// - `require(period)`: throws UsageError for a schedule (detail::PeriodPlan) that it cannot serve, with the reason;
 /// - `require_buffer(buffer)`: the same for a buffer that is to be encoded.
 template <class E>

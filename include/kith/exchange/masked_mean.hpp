@@ -21,8 +21,10 @@ namespace kith {
 
 /// A codec that keeps the same elements on every rank, bit for bit, and says which: CyclicMask, RandomK.
 template <class M>
-concept Mask = Codec<M> && requires(const M& mask, std::size_t count, Round round) {
+concept Mask = Codec<M> &&
+    requires(const M& mask, std::span<const std::byte> wire, std::size_t count, DType dtype, Round round) {
   mask.for_each_index(count, round, [](std::size_t) {});
+  mask.check(wire, count, dtype);
 };
 
 template <Mask M>

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <kith/codec/cast.hpp>
+#include <kith/codec/cyclic_mask.hpp>
+#include <kith/codec/int4_block.hpp>
+#include <kith/codec/int8_block.hpp>
+#include <kith/codec/min_max_uint8.hpp>
+#include <kith/codec/top_k.hpp>
+#include <kith/error.hpp>
+#include <kith/exchange/choco.hpp>
+#include <kith/exchange/difference.hpp>
+#include <kith/exchange/direct.hpp>
+#include <kith/exchange/full_precision.hpp>
+#include <kith/exchange/masked_mean.hpp>
+#include <kith/types.hpp>  // bfloat16
+
+// An exchange is a type, chosen when a program is compiled. This lets a command line choose among some of them.
+
+namespace digits {
+
+using AnyExchange =
+    std::variant<kith::FullPrecision, kith::Direct<kith::Cast<kith::bfloat16>>, kith::Direct<kith::Int8Block>,
+                 kith::Direct<kith::Int4Block>, kith::Choco<kith::Cast<kith::bfloat16>>, kith::Choco<kith::Int8Block>,
+                 kith::Choco<kith::Int4Block>, kith::Choco<kith::TopK>, kith::Difference<kith::MinMaxUInt8>,
+                 kith::MaskedMean<kith::CyclicMask>>;
+
+struct NamedExchange {
+  std::string name;
+  AnyExchange exchange;
+};
+
+/// All that there is to choose from. The names are those of the exchange and its codec in Kith.
+inline const std::vector<NamedExchange>& exchanges() {
+  static const std::vector<NamedExchange> all{
+      {"full-precision", kith::FullPrecision{}},
+      {"direct:cast-bf16", kith::Direct{kith::Cast<kith::bfloat16>{}}},
+      {"direct:int8-block", kith::Direct{kith::Int8Block{}}},
+      {"direct:int4-block", kith::Direct{kith::Int4Block{}}},
+      {"choco:cast-bf16", kith::Choco{kith::Cast<kith::bfloat16>{}}},
+      {"choco:int8-block", kith::Choco{kith::Int8Block{}}},
+      {"choco:int4-block", kith::Choco{kith::Int4Block{}}},
+      {"choco:top-k:0.01", kith::Choco{kith::TopK{0.01}}},
+      {"difference:min-max-uint8", kith::Difference{kith::MinMaxUInt8{}}},
+      {"masked-mean:cyclic-mask:0.1", kith::MaskedMean{kith::CyclicMask{0.1}}},
+  };
+  return all;
+}
+
+/// Their names, with `separator` between them.
+inline std::string names_of(const std::vector<NamedExchange>& exchanges, std::string_view separator) {
+  std::string names;
+  for (const NamedExchange& one : exchanges) names.append(names.empty() ? "" : separator).append(one.name);
+  return names;
+}
+
+/// The exchanges of a list such as "full-precision,choco:int8-block". Throws UsageError for other names.
+inline std::vector<NamedExchange> parse_exchanges(std::string_view list) {
+  std::vector<NamedExchange> found;
+  for (std::size_t begin = 0; begin <= list.size();) {
+    const std::size_t end = std::min(list.find(',', begin), list.size());
+    const std::string_view name = list.substr(begin, end - begin);
+    const auto one = std::find_if(exchanges().begin(), exchanges().end(),
+                                  [&](const NamedExchange& known) { return known.name == name; });
+    if (one == exchanges().end())
+      throw kith::UsageError("\"" + std::string{name} + "\" is not an exchange; there are " +
+                             names_of(exchanges(), ", "));
+    found.push_back(*one);
+    begin = end + 1;
+  }
+  return found;
+}
+
+}  // namespace digits
