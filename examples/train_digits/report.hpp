@@ -72,14 +72,14 @@ inline std::string megabytes(std::optional<std::uint64_t> bytes) {
 inline void print_table(const std::vector<Result>& results) {
   std::size_t width = 10;
   for (const Result& r : results) width = std::max(width, r.name.size());
-  fmt::print("\n{:<{}}  {:^16}  {:>9}  {:^26}  {:>15}\n", "", width, "test accuracy", "consensus", "sent by a rank",
+  fmt::print("\n{:<{}}  {:^14}  {:>9}  {:^23}  {:>15}\n", "", width, "test accuracy", "consensus", "sent by a rank",
              "communicating");
-  fmt::print("{:<{}}  {:>7}  {:>7}  {:>9}  {:>8}  {:>7}  {:>7}  {:>15}\n", "", width, "merged", "worst", "distance",
+  fmt::print("{:<{}}  {:>6}  {:>6}  {:>9}  {:>8} {:>6} {:>7}  {:>15}\n", "", width, "merged", "worst", "distance",
              "messages", "MB", fmt::format("to {:.0f} %", 100 * target_accuracy), "(of it waiting)");
   for (const Result& r : results)
-    fmt::print("{:<{}}  {:>7}  {:>7}  {:>9.4f}  {:>8}  {:>7}  {:>7}  {:>15}\n", r.name, width,
-               percent(r.merged_accuracy), percent(r.worst_accuracy), r.consensus_distance, r.messages_sent,
-               megabytes(r.bytes_sent), megabytes(r.bytes_to_target),
+    fmt::print("{:<{}}  {:>6}  {:>6}  {:>9.4f}  {:>8} {:>6} {:>7}  {:>15}\n", r.name, width, percent(r.merged_accuracy),
+               percent(r.worst_accuracy), r.consensus_distance, r.messages_sent, megabytes(r.bytes_sent),
+               megabytes(r.bytes_to_target),
                fmt::format("{:.2f} s ({:.2f} s)", r.seconds_communicating, r.seconds_waiting));
 }
 
