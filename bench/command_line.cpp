@@ -67,19 +67,23 @@ std::vector<kith::AnyTopology> parse_topologies(std::string_view list) {
   return topologies;
 }
 
-void add_common_options(CLI::App& command, std::string& engine, const std::vector<std::string>& engines,
-                        std::string& json) {
+void add_engine_option(CLI::App& command, std::string& engine, const std::vector<std::string>& engines) {
   command.add_option("--engine", engine, "what connects the ranks")
       ->check(CLI::IsMember(engines))
       ->capture_default_str();
+}
+
+void add_json_option(CLI::App& command, std::string& json) {
   command.add_option("--json", json, "also write context and results to this file")->type_name("FILE");
 }
 
-void add_sweep_options(CLI::App& command, SweepOptions& options) {
-  command.add_option("-b,--min-bytes,--minbytes", options.min_bytes, "smallest model, in bytes: 4096, 4K, 32M, 1G")
+void add_measuring_options(CLI::App& command, SweepOptions& options) {
+  command
+      .add_option("-b,--min-bytes,--minbytes", options.min_bytes,
+                  "smallest model or buffer, in bytes: 4096, 4K, 32M, 1G")
       ->type_name("SIZE")
       ->capture_default_str();
-  command.add_option("-e,--max-bytes,--maxbytes", options.max_bytes, "largest model; always measured")
+  command.add_option("-e,--max-bytes,--maxbytes", options.max_bytes, "the largest; always measured")
       ->type_name("SIZE")
       ->capture_default_str();
   command.add_option("-f,--factor,--stepfactor", options.factor, "each size is so many times the one before")
@@ -97,27 +101,32 @@ void add_sweep_options(CLI::App& command, SweepOptions& options) {
   command.add_option("-w,--warmup,--warmup-iters", options.warmup, "iterations before those, not timed")
       ->type_name("COUNT")
       ->capture_default_str();
+  command.add_option("-d,--dtype,--datatype", options.dtypes, "element types: f32, f64, f16, bf16")
+      ->type_name("LIST")
+      ->capture_default_str();
+  command.add_option("--seed", options.seed, "of the values")->type_name("NUMBER")->capture_default_str();
+  add_json_option(command, options.json);
+}
+
+void add_sweep_options(CLI::App& command, SweepOptions& options) {
+  add_measuring_options(command, options);
   command.add_option("-c,--check", options.check, "1: check the first and the last iteration bit for bit; 0: do not")
       ->check(CLI::Range(0, 1))
       ->capture_default_str();
   command.add_option("--ranks", options.ranks, "numbers of ranks (default: 2,4,8; those of mpirun with --engine mpi)")
       ->type_name("LIST");
-  command.add_option("-d,--dtype,--datatype", options.dtypes, "element types: f32, f64, f16, bf16")
-      ->type_name("LIST")
-      ->capture_default_str();
   command.add_option("--bucket-bytes", options.bucket_bytes, "AveragerOptions::bucket_bytes; 0: Kith chooses")
       ->type_name("SIZE")
       ->capture_default_str();
-  command.add_option("--seed", options.seed, "of the models' values")->type_name("NUMBER")->capture_default_str();
 #if defined(KITH_BENCH_MPI)
   command.add_option("--memory", options.memories, "where Kith's model lies: own, allocated (--engine mpi)")
       ->type_name("LIST")
       ->capture_default_str();
   command.add_flag("--no-shared-memory", options.no_shared_memory,
                    "--engine mpi: send messages also between ranks of one machine");
-  add_common_options(command, options.engine, {"thread", "mpi"}, options.json);
+  add_engine_option(command, options.engine, {"thread", "mpi"});
 #else
-  add_common_options(command, options.engine, {"thread"}, options.json);
+  add_engine_option(command, options.engine, {"thread"});
 #endif
 }
 

@@ -37,7 +37,7 @@ struct Invocation {
 
 [[nodiscard]] std::vector<kith::AnyTopology> parse_topologies(std::string_view list);
 
-/// The options that `round` and `allreduce` share, as typed.
+/// The options that `round` and `allreduce` share, as typed; `codec` has some of them.
 struct SweepOptions {
   std::string min_bytes = "4K";
   std::string max_bytes = "100M";
@@ -58,12 +58,16 @@ struct SweepOptions {
   std::string json;
 };
 
-/// Adds those options to a sub-command.
+/// Adds those that say what is measured and how often, and --json.
+void add_measuring_options(CLI::App& command, SweepOptions& options);
+
+/// Adds all of them.
 void add_sweep_options(CLI::App& command, SweepOptions& options);
 
-/// Adds --engine, with these to choose from, and --json.
-void add_common_options(CLI::App& command, std::string& engine, const std::vector<std::string>& engines,
-                        std::string& json);
+/// Adds --engine, with these to choose from.
+void add_engine_option(CLI::App& command, std::string& engine, const std::vector<std::string>& engines);
+
+void add_json_option(CLI::App& command, std::string& json);
 
 /// The sizes that -b, -e and -f ask for: b, b*f, ... up to e, and e itself.
 [[nodiscard]] std::vector<std::size_t> sizes_of(const SweepOptions& options);

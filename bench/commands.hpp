@@ -12,6 +12,7 @@ namespace bench {
 void add_round(CLI::App& app, Invocation& invocation);
 void add_allreduce(CLI::App& app, Invocation& invocation);
 void add_mix(CLI::App& app, Invocation& invocation);
+void add_codec(CLI::App& app, Invocation& invocation);
 void add_topologies(CLI::App& app, Invocation& invocation);
 
 }  // namespace bench

@@ -27,6 +27,7 @@ int run(int argc, char** argv, const bench::Launch& launch, std::string& message
   bench::add_round(app, invocation);
   bench::add_allreduce(app, invocation);
   bench::add_mix(app, invocation);
+  bench::add_codec(app, invocation);
   bench::add_topologies(app, invocation);
   try {
     app.parse(argc, argv);

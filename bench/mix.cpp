@@ -216,7 +216,8 @@ void add_mix(CLI::App& app, Invocation& invocation) {
       ->type_name("COUNT")
       ->capture_default_str();
   command->add_option("--seed", options->seed, "of the models' values")->type_name("NUMBER")->capture_default_str();
-  add_common_options(*command, options->engine, {"thread"}, options->json);
+  add_engine_option(*command, options->engine, {"thread"});
+  add_json_option(*command, options->json);
   command->callback([options, &invocation] { invocation.status = run(*options, invocation); });
 }
 

@@ -49,13 +49,13 @@ std::vector<Column> columns_of(const Subject& subject, const Line& line, double 
   return columns;
 }
 
+}  // namespace
+
 void add_quartiles(nlohmann::ordered_json& result, const std::string& key, const Quartiles& time) {
   result[key + "_us_p25"] = time.p25;
   result[key + "_us_p50"] = time.p50;
   result[key + "_us_p75"] = time.p75;
 }
-
-}  // namespace
 
 void Table::add(const Subject& subject, const Line& line) {
   const double algbw = static_cast<double>(subject.bytes) / line.kith.p50 / 1e3;

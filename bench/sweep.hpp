@@ -180,6 +180,9 @@ Line measure(Group& group, const SweepOptions& options, const Contest& contest) 
   return line;
 }
 
+/// Adds the three under `key`_us_p25 and so on.
+void add_quartiles(nlohmann::ordered_json& result, const std::string& key, const Quartiles& time);
+
 /// What a line is about.
 struct Subject {
   std::string command;

@@ -155,7 +155,7 @@ void add_topologies(CLI::App& app, Invocation& invocation) {
   command->add_option("--topology", options->topologies, "topologies: " + kith::topology_spellings())
       ->type_name("LIST")
       ->capture_default_str();
-  command->add_option("--json", options->json, "also write context and results to this file")->type_name("FILE");
+  add_json_option(*command, options->json);
   command->callback([options, &invocation] { invocation.status = run(*options, invocation); });
 }
 

@@ -41,11 +41,9 @@ struct CodecContext {
 ///
 /// A codec may also have
 /// - `parameters()`: a std::string of what stands after the colon in its full name: "256" of "int8-block:256". Two
-/// values
-///   that encode differently have different parameters: ranks compare them;
+///   values that encode differently have different parameters: ranks compare them;
 /// - `check(wire, count, dtype)`: throws what decode() of that many elements would throw, and decodes nothing. Without
-/// it
-///   a message is decoded twice.
+///   it a message is decoded twice.
 ///
 /// No member but parameters() allocates memory; all may be called by several threads at once. No argument overlaps
 /// another, and memory may have any alignment. Numbers on the wire are little endian.

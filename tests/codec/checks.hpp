@@ -226,6 +226,7 @@ void check_sizes(const C& codec, DType dtype, std::size_t count) {
                                               std::span{wire}.first(0)};
   for (const auto bad : cases) {
     if (bad.size() == wire.size()) continue;
+    CHECK_THROWS_AS(codec.check(bad, count, dtype), kith::WireError);
     CHECK_THROWS_AS(codec.decode(bad, values.view(), context), kith::WireError);
     CHECK_THROWS_AS(codec.decode_add(2, bad, values.view(), context), kith::WireError);
     const bool untouched = values == before;
@@ -240,6 +241,7 @@ template <class C>
 void check_refused(const C& codec, const Wire& wire, DType dtype, std::size_t count) {
   Values values{dtype, std::vector<double>(count, 1.5)};
   const Values before = values;
+  CHECK_THROWS_AS(codec.check(wire, count, dtype), kith::WireError);
   CHECK_THROWS_AS(codec.decode(wire, values.view(), context), kith::WireError);
   CHECK_THROWS_AS(codec.decode_add(2, wire, values.view(), context), kith::WireError);
   const bool untouched = values == before;
@@ -292,6 +294,7 @@ void check_codec(const C& codec, const std::vector<std::size_t>& counts, const C
     null.data = nullptr;
     Wire wire(codec.wire_bytes(0, dtype));
     codec.encode(null, wire, context);
+    codec.check(wire, 0, dtype);
     codec.decode(wire, null, context);
     codec.decode_add(1, wire, null, context);
   }

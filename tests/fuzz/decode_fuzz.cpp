@@ -71,6 +71,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::vector<std::byte> decoded = target(count * kith::size_of(dtype));
   const kith::BufferView view = values(decoded, count, dtype);
   const bool good = accepted(view, decoded, [&](kith::BufferView v) { codec.decode(wire, v, context); });
+  const bool checked = accepted(view, decoded, [&](kith::BufferView v) { codec.check(wire, v.count, v.dtype); });
+  require(good == checked, "decode and check disagree");
   if (good) {
     require(wire.size() == codec.wire_bytes(count, dtype), "a wire of the wrong length has been accepted");
     require(kith::detail::first_non_finite(dtype, view.data, count) == count, "decoded a value that is not finite");
