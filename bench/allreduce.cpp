@@ -49,7 +49,7 @@ int run(const SweepOptions& options, const Invocation& invocation) {
         const Line line = measure_all_reduce(group, options, model, models.view("own", size));
         if (group.rank() != 0) continue;
         wrong += line.wrong;
-        table.add({"allreduce", options.engine, group.size(), "complete", dtype, model.bytes(), memory,
+        table.add({"allreduce", options.engine, group.size(), "complete", "", dtype, model.bytes(), memory,
                    !options.no_shared_memory},
                   line);
       }

@@ -50,6 +50,7 @@ struct SweepOptions {
   /// Empty: what the engine's group says.
   std::string ranks;
   std::string topologies;
+  std::string exchanges = "full-precision";
   std::string dtypes = "f32";
   std::string memories = "own";
   bool no_shared_memory = false;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // kith_bench round: one gossip round, beside the limit of the machine and beside what a user would write.
+#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <kith/averager.hpp>
@@ -11,6 +13,7 @@
 
 #include "commands.hpp"
 #include "engines.hpp"
+#include "exchange_round.hpp"
 #include "sweep.hpp"
 
 namespace bench {
@@ -28,7 +31,17 @@ struct Plan {
   std::vector<DType> dtypes;
   std::vector<AnyTopology> topologies;
   std::vector<std::string> memories;
+  std::vector<digits::NamedExchange> exchanges;  // that encode; empty: a round as it is
 };
+
+// FullPrecision stands beside every other exchange, and need not be asked for.
+std::vector<digits::NamedExchange> parse_encoding(const std::string& list) {
+  std::vector<digits::NamedExchange> exchanges = digits::parse_exchanges(list);
+  std::erase_if(exchanges, [](const digits::NamedExchange& one) {
+    return std::holds_alternative<kith::FullPrecision>(one.exchange);
+  });
+  return exchanges;
+}
 
 template <class Group>
 Plan parse(const SweepOptions& options) {
@@ -37,7 +50,8 @@ Plan parse(const SweepOptions& options) {
           Group::numbers_of_ranks(options.ranks),
           parse_dtypes(options.dtypes),
           parse_topologies(options.topologies.empty() ? Group::topologies : options.topologies),
-          parse_memories<Group>(options)};
+          parse_memories<Group>(options),
+          parse_encoding(options.exchanges)};
 }
 
 // The topologies that exist for so many ranks; a remark about each of the others.
@@ -76,6 +90,29 @@ Line measure_round(Group& group, const SweepOptions& options, const AnyTopology&
   return measure(group, options, contest);
 }
 
+// The lines of the exchanges that encode.
+template <class Group>
+void add_exchanges(Group& group, const Plan& plan, const Subject& subject, const AnyTopology& topology,
+                   const kith::BufferView& model, Table& table, std::size_t& wrong) {
+  for (const digits::NamedExchange& exchange : plan.exchanges) {
+    try {
+      const ExchangeLine measured = measure_exchange(group, plan.options, topology, exchange.exchange, model);
+      if (group.rank() != 0) continue;
+      wrong += measured.line.wrong;
+      Subject mine = subject;
+      mine.exchange = exchange.name;
+      const double below = measured.pays_below();
+      table.add(
+          mine, measured.line,
+          {{"full_precision_bytes_sent", measured.full_precision_bytes_sent},
+           {"pays_below_GBps", std::isinf(below) ? nlohmann::ordered_json{} : nlohmann::ordered_json(below / 1e9)}});
+      Report::line(measured.verdict());
+    } catch (const kith::UsageError& error) {  // on every rank
+      if (group.rank() == 0) Report::line("# left out: " + exchange.name + ": " + std::string{error.message()});
+    }
+  }
+}
+
 // Every line of one number of ranks and one element type.
 template <class Group>
 void sweep(Group& group, const Plan& plan, const std::vector<AnyTopology>& topologies, DType dtype, Table& table,
@@ -86,12 +123,16 @@ void sweep(Group& group, const Plan& plan, const std::vector<AnyTopology>& topol
     for (const std::string& memory : plan.memories) {
       for (const std::size_t size : plan.sizes) {
         const kith::BufferView model = models.view(memory, size);
+        const Subject subject{"round", options.engine, group.size(), topology_name(topology),  "",
+                              dtype,   model.bytes(),  memory,       !options.no_shared_memory};
+        if (!plan.exchanges.empty()) {
+          add_exchanges(group, plan, subject, topology, model, table, wrong);
+          continue;
+        }
         const Line line = measure_round(group, options, topology, model, models.view("own", size));
         if (group.rank() != 0) continue;
         wrong += line.wrong;
-        table.add({"round", options.engine, group.size(), topology_name(topology), dtype, model.bytes(), memory,
-                   !options.no_shared_memory},
-                  line);
+        table.add(subject, line);
       }
     }
   }
@@ -126,6 +167,11 @@ void add_round(CLI::App& app, Invocation& invocation) {
                    "topologies: " + kith::topology_spellings() +
                        " (default: ring,one-peer-exponential,static-exponential; with --engine mpi the first two)")
       ->type_name("LIST");
+  command
+      ->add_option("--exchange", options->exchanges,
+                   "measure these beside full precision: " + digits::names_of(digits::exchanges(), ", "))
+      ->type_name("LIST")
+      ->capture_default_str();
   command->callback([options, &invocation] {
     with_engine(options->engine,
                 [&]<class Group>(std::type_identity<Group>) { invocation.status = run<Group>(*options, invocation); });

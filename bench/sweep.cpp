@@ -29,6 +29,7 @@ std::vector<Column> columns_of(const Subject& subject, const Line& line, double 
       {{"", "ranks", ""}, std::to_string(subject.ranks), 5},
       {{"", "topology", ""}, subject.topology, 22},
   };
+  if (!subject.exchange.empty()) columns.push_back({{"", "exchange", ""}, subject.exchange, 27});
   if (subject.engine != "thread") columns.push_back({{"", "memory", ""}, subject.memory, 9});
   columns.insert(columns.end(), {{{"", "p25", "(us)"}, figure(line.kith.p25), 10},
                                  {{"time", "p50", "(us)"}, figure(us), 10},
@@ -40,9 +41,11 @@ std::vector<Column> columns_of(const Subject& subject, const Line& line, double 
     if (rival.time) time = rival.time->p50;
     const std::string ratio = "/" + rival.title.substr(rival.title.rfind(' ') + 1);
     columns.push_back({{rival.title, "p50", "(us)"}, figure(time), 10});
+    if (!rival.averages) continue;
     columns.push_back(
         {{"time", ratio, ""}, time ? figure(us / *time) : figure({}), std::max<std::size_t>(ratio.size(), 7)});
   }
+  if (line.wire_us) columns.push_back({{"wire", "p50", "(us)"}, figure(line.wire_us), 10});
   columns.insert(columns.end(), {{{"algbw", "", "(GB/s)"}, figure(algbw), 7},
                                  {{"busbw", "", "(GB/s)"}, figure(busbw), 7},
                                  {{"#wrong", "", ""}, std::to_string(line.wrong), 7}});
@@ -57,7 +60,7 @@ void add_quartiles(nlohmann::ordered_json& result, const std::string& key, const
   result[key + "_us_p75"] = time.p75;
 }
 
-void Table::add(const Subject& subject, const Line& line) {
+void Table::add(const Subject& subject, const Line& line, const nlohmann::ordered_json& more) {
   const double algbw = static_cast<double>(subject.bytes) / line.kith.p50 / 1e3;
   const double busbw = line.bytes_sent / line.kith.p50 / 1e3;
   const std::vector<Column> columns = columns_of(subject, line, algbw, busbw);
@@ -77,6 +80,7 @@ void Table::add(const Subject& subject, const Line& line) {
   result["engine"] = subject.engine;
   result["ranks"] = subject.ranks;
   result["topology"] = subject.topology;
+  if (!subject.exchange.empty()) result["exchange"] = subject.exchange;
   result["dtype"] = to_string(subject.dtype);
   if (subject.engine != "thread") {
     result["memory"] = subject.memory;
@@ -89,10 +93,12 @@ void Table::add(const Subject& subject, const Line& line) {
   add_quartiles(result, "limit", line.limit);
   for (const Line::Rival& rival : line.rivals)
     if (rival.time) add_quartiles(result, rival.key, *rival.time);
+  if (line.wire_us) result["wire_us_p50"] = *line.wire_us;
   result["algbw_GBps"] = algbw;
   result["busbw_GBps"] = busbw;
   result["bytes_sent"] = line.bytes_sent;
   result["wrong"] = line.wrong;
+  result.update(more);
   report_.add(std::move(result));
 }
 

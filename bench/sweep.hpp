@@ -73,6 +73,8 @@ struct Contestant {
   std::function<void()> call;
   /// What the next call leaves in a model filled by fill(); empty: what Kith leaves.
   std::function<Expectation()> expected;
+  /// False for a part of the work: there is no result to compare.
+  bool averages = true;
 };
 
 /// What is measured in a line of the table, for one rank.
@@ -81,6 +83,9 @@ struct Contest {
   std::function<void()> kith;
   /// What the next call of Kith leaves in a model filled by fill(); called once before each iteration.
   std::function<Expectation()> expected;
+  /// Where that is found, and how exactly: in the model, bit for bit, unless something is set here.
+  std::function<kith::BufferView()> outcome;
+  double tolerance = 0;
   /// Bytes that this rank has sent so far, as Kith counts them.
   std::function<std::uint64_t()> bytes_sent;
   /// What a user would write instead.
@@ -93,11 +98,14 @@ struct Line {
     std::string key;
     std::string title;
     std::optional<Quartiles> time;
+    bool averages = true;
   };
   std::size_t iterations = 0;
   Quartiles kith;
   Quartiles limit;
   std::vector<Rival> rivals;
+  /// What is left of Kith's time without encoding and decoding.
+  std::optional<double> wire_us;
   /// By the busiest rank in one call.
   double bytes_sent = 0;
   std::size_t wrong = 0;
@@ -133,7 +141,7 @@ Line measure(Group& group, const SweepOptions& options, const Contest& contest) 
     for (std::size_t k = 0; k < all.size(); ++k) {
       const std::size_t who = (first + k) % all.size();
       const Contestant& contestant = all[who];
-      const bool checked = check && who != 0;
+      const bool checked = check && who != 0 && contestant.averages;
       if (checked)
         fill(contestant.model, options.seed, group.rank());
       else
@@ -141,7 +149,8 @@ Line measure(Group& group, const SweepOptions& options, const Contest& contest) 
       times_us[who].push_back(group.time_us(contestant.call));
       if (checked)
         wrong[who] += static_cast<double>(
-            count_wrong(contestant.model, contestant.expected ? contestant.expected() : expected, who == 1 ? 0 : 1e-5));
+            count_wrong(who == 1 && contest.outcome ? contest.outcome() : contestant.model,
+                        contestant.expected ? contestant.expected() : expected, who == 1 ? contest.tolerance : 1e-5));
     }
     ++first;
   };
@@ -168,7 +177,7 @@ Line measure(Group& group, const SweepOptions& options, const Contest& contest) 
   line.kith = quartiles(times_us[1]);
   std::size_t who = 2;
   for (const Contestant& rival : contest.rivals) {
-    line.rivals.push_back({rival.key, rival.title, {}});
+    line.rivals.push_back({rival.key, rival.title, {}, rival.averages});
     if (!rival.call) continue;
     line.rivals.back().time = quartiles(times_us[who]);
     // A comparison with something else would be worth nothing.
@@ -189,6 +198,8 @@ struct Subject {
   std::string engine;
   kith::Rank ranks = 0;
   std::string topology;
+  /// Empty for FullPrecision.
+  std::string exchange;
   kith::DType dtype = kith::DType::f32;
   std::size_t bytes = 0;
   /// Where Kith's model lies.
@@ -201,8 +212,8 @@ class Table {
 public:
   explicit Table(Report& report) noexcept : report_(report) {}
 
-  /// Prints a line, after the table's head if it is the first, and adds it to the report.
-  void add(const Subject& subject, const Line& line);
+  /// Prints a line, after the table's head if it is the first, and adds it to the report, with what `more` says.
+  void add(const Subject& subject, const Line& line, const nlohmann::ordered_json& more = {});
 
 private:
   Report& report_;
