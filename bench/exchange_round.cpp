@@ -105,6 +105,8 @@ ExchangeLine measure_one(Group& group, const SweepOptions& options, const AnyTop
   plan();
   const bool per_target = std::string_view{E::name} == "choco" && topology.period(group.size()) != 1;
   const auto own_messages = [&] { return per_target ? now.targets().size() : 1; };
+  const bool decodes_own = std::string_view{E::name} != "masked-mean";
+  const auto own_decoded = [&] { return decodes_own ? own_messages() : 0; };
 
   Contest contest;
   contest.model = model;
@@ -124,7 +126,7 @@ ExchangeLine measure_one(Group& group, const SweepOptions& options, const AnyTop
     return Expectation{options.seed, group.rank(), {now.sources().begin(), now.sources().end()}};
   };
   Contestant encode{"encode", "encode", alone.values(), [&] { alone.encode(own_messages()); }, {}};
-  Contestant decode{"decode", "decode", alone.sum(), [&] { alone.decode(own_messages() + now.sources().size()); }, {}};
+  Contestant decode{"decode", "decode", alone.sum(), [&] { alone.decode(own_decoded() + now.sources().size()); }, {}};
   encode.averages = decode.averages = false;
   contest.rivals = {whole, encode, decode};
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a sub-command of kith_bench on something tiny and checks its exit status, table and JSON.
 
-usage: smoke_test.py KITH_BENCH WORK_DIR {round|allreduce|mix|topologies|misuse|plot|mpi|mpi_misuse} [MPIEXEC]
+usage: smoke_test.py KITH_BENCH WORK_DIR {round|exchange|allreduce|mix|codec|topologies|misuse|plot|mpi|mpi_misuse} [MPIEXEC]
 """
 
 import json
@@ -18,6 +18,10 @@ BENCH_DIR = pathlib.Path(__file__).resolve().parent
 ARGUMENTS = {
     "round": "-b 16 -e 4K -f 16 -n 3 -w 1 --ranks 1,2,3 --topology ring,hypercube,base-graph:2,complete "
              "--dtype f32,f64,f16,bf16 --bucket-bytes 4K",
+    "exchange": "-b 4K -e 4K -n 3 -w 1 --ranks 2,3 --topology ring,one-peer-exponential --dtype f32,f64,f16,bf16 "
+                "--exchange full-precision,direct:int4-block,choco:int8-block,difference:min-max-uint8,"
+                "masked-mean:cyclic-mask:0.1",
+    "codec": "-b 1K -e 4K -f 2 -n 3 --dtype f32,f64,f16,bf16",
     "allreduce": "-b 2 -e 4K -f 64 -n 3 --ranks 1,2,3 --dtype f32,f64,f16,bf16",
     "mix": "--ranks 4,6 --topology one-peer-exponential,ring,cycle:[ring,base-graph],hypercube --count 8 --factor 1e-2",
     "topologies": "--sizes 1,6,8,1000",
@@ -27,6 +31,10 @@ RESULT_KEYS = {"name": str, "engine": str, "ranks": int, "topology": str, "dtype
                "busbw_GBps": (int, float), "wrong": (int, float)}
 MORE_KEYS = {
     "round": {"limit_us_p50": float, "count": int, "iterations": int, "bytes_sent": (int, float)},
+    "exchange": {"exchange": str, "encode_us_p50": float, "decode_us_p50": float, "wire_us_p50": float,
+                 "full_precision_us_p50": float, "full_precision_bytes_sent": (int, float)},
+    "codec": {"codec": str, "memcpy_us_p50": float, "encode_us_p50": float, "decode_add_us_p50": float,
+              "encode_GBps": float, "relative_error": float, "wire_bytes": float, "bytes_per_element": float},
     "allreduce": {"limit_us_p50": float, "count": int, "iterations": int, "bytes_sent": (int, float)},
     "mix": {"rounds": int, "reached": bool, "messages_sent": (int, float), "curve": list},
     "topologies": {"period": int, "max_degree": int, "contraction": (int, float), "spectral_gap": (int, float),
@@ -56,7 +64,7 @@ def record_of(bench, work, name):
     """Runs a sub-command; its output and JSON."""
     file = work / f"{name}.json"
     file.unlink(missing_ok=True)
-    done = run(bench, name, *ARGUMENTS[name].split(), "--json", file)
+    done = run(bench, "round" if name == "exchange" else name, *ARGUMENTS[name].split(), "--json", file)
     print(done.stdout)
     require(done.returncode == 0, f"exit status {done.returncode}")
     return done.stdout, json.loads(file.read_text(encoding="utf-8"))
@@ -72,10 +80,13 @@ def check_command(bench, work, name):
     require(len(shown) == len(record["results"]) > 0, f"{len(shown)} lines, {len(record['results'])} results")
     for result in record["results"]:
         require_keys(result, RESULT_KEYS | MORE_KEYS[name], "result")
-        require(result["name"] == name and result["wrong"] == 0, f"bad result {result}")
+        require(result["name"] == ("round" if name == "exchange" else name) and result["wrong"] == 0, f"bad result {result}")
         require(result["time_us_p25"] <= result["time_us_p50"] <= result["time_us_p75"], f"quartiles of {result}")
-    {"round": check_round, "allreduce": check_allreduce, "mix": check_mix, "topologies": check_topologies}[name](
-        record["results"])
+    {"round": check_round, "exchange": check_exchange, "allreduce": check_allreduce, "mix": check_mix,
+     "codec": check_codec, "topologies": check_topologies}[name](record["results"])
+    if name == "exchange":  # of 3 ranks each has another peer in the next round
+        require(text.count("# left out: difference:min-max-uint8") == 4, "an exchange that cannot be is not left out")
+        require(text.count("#   saves ") == len(record["results"]), "not one verdict for each line")
 
 
 def check_round(results):
@@ -85,6 +96,39 @@ def check_round(results):
         peers = {"ring": min(r["ranks"] - 1, 2), "complete": r["ranks"] - 1}.get(r["topology"])
         require(peers is None or r["bytes_sent"] == peers * r["bytes"], f"bytes sent in {r}")
         require(("by_hand_us_p50" in r) == (r["dtype"] in ("f32", "f64")), f"loop by hand in {r}")
+
+
+def check_exchange(results):
+    # 2 ranks: 2 topologies with 4 exchanges; 3 ranks: one of them with 4, one with 3; 4 types each.
+    require(len(results) == 15 * 4, f"{len(results)} results")
+    for r in results:
+        peers = min(r["ranks"] - 1, 2) if r["topology"] == "ring" else 1
+        require(r["full_precision_bytes_sent"] == peers * r["bytes"], f"bytes of full precision in {r}")
+        # What is encoded is f32, f64 for f64: 4 bytes for each 64 or 256 elements, or 8.
+        wide = 8 if r["dtype"] == "f64" else 4
+        expected = {"direct:int4-block": r["count"] / 2 + wide * -(-r["count"] // 64),
+                    "choco:int8-block": r["count"] + wide * -(-r["count"] // 256)}.get(r["exchange"])
+        require(expected is None or r["bytes_sent"] == peers * expected, f"bytes sent in {r}")
+        saved = r["full_precision_bytes_sent"] - r["bytes_sent"]
+        spent = r["time_us_p50"] - r["full_precision_us_p50"]
+        if spent > 0 and saved > 0:
+            require(abs(r["pays_below_GBps"] - saved / spent / 1e3) < 1e-6 * saved / spent, f"verdict of {r}")
+
+
+def check_codec(results):
+    require(len(results) == 10 * 3 * 4, f"{len(results)} results")
+    for r in results:
+        family, wide = r["codec"].split(":")[0], 8 if r["dtype"] == "f64" else 4
+        # Half a step of a uniform rounding: 1/127 of a block's largest value, which is about 2.8 for 256 normal ones,
+        # has a root mean square of 2.8 / 127 / sqrt(12); bf16 keeps 8 bits, f16 11.
+        expected = {"int8-block": 2.8 / 127 / 12 ** 0.5, "cast-bf16": 2 ** -9, "cast-f16": 2 ** -12}.get(family)
+        exact = (r["dtype"], family) in [("bf16", "cast-bf16"), ("f16", "cast-f16"), ("bf16", "cast-f16")]
+        if expected and not exact:
+            require(expected / 2 < r["relative_error"] < expected * 1.6, f"error of {r}")
+        if r["dtype"] == "f32":
+            size = {"int4-block": r["count"] / 2 + wide * r["count"] / 64, "cast-f16": 2 * r["count"],
+                    "top-k": round(r["count"] / 100) * 8}.get(family)
+            require(size is None or r["wire_bytes"] == size, f"wire bytes of {r}")
 
 
 def check_allreduce(results):
@@ -116,6 +160,9 @@ def check_misuse(bench, work):
         "round --topology rinng": ["rinng", "one-peer-exponential", "torus"],
         "round --dtype f31": ["f31", "bf16"],
         "round --engine smoke": ["thread"],
+        "round --exchange int8": ["int8", "choco:int8-block"],
+        "codec --codec int7": ["int7", "int8-block:256"],
+        "codec -b 2 -e 2": ["-b"],
         "round --ranks 0": ["number of ranks"],
         "round -b 1Q": ["1Q", "32M"],
         "round -b 1M -e 1K": ["1M", "1K"],

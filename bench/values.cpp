@@ -116,10 +116,14 @@ T averaged(T self, const std::vector<kith::Neighborhood::Source>& sources, const
   return self + sum;
 }
 
-template <class T>
-bool differs(T got, T want, double tolerance) noexcept {
+template <class Format>
+bool differs(typename Format::Stored got, typename Format::Stored want, double tolerance) noexcept {
+  using T = typename Format::Stored;
+  if (tolerance > 0) {
+    const double expected = static_cast<double>(Format::widen(want));
+    return !(std::abs(static_cast<double>(Format::widen(got)) - expected) <= tolerance * std::abs(expected));
+  }
   if constexpr (std::is_floating_point_v<T>) {
-    if (tolerance > 0) return !(std::abs(got - want) <= static_cast<T>(tolerance) * std::abs(want));
     using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
     return std::bit_cast<Bits>(got) != std::bit_cast<Bits>(want);
   } else {
@@ -155,7 +159,7 @@ std::size_t count_wrong(const kith::BufferView& model, const Expectation& expect
     for (std::size_t i = 0; i < model.count; ++i) {
       const auto value = [&](std::uint64_t stream) { return Format::widen(Format::random(random_bits(stream, i))); };
       const auto mean = averaged(value(own), expected.sources, [&](std::size_t k) { return value(streams[k]); });
-      wrong += differs(values[i], Format::narrow(mean), tolerance) ? 1 : 0;
+      wrong += differs<Format>(values[i], Format::narrow(mean), tolerance) ? 1 : 0;
     }
   });
   return wrong;
