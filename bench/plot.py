@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what kith_bench has recorded: time against size, and how far the models are apart against the bytes sent.
+"""Draws what kith_bench has recorded: time against size, and how far the models are apart against the bytes sent; and
+what train_digits has learned against the bytes sent.
 
 usage: plot.py [--out DIR] [--format png|svg] FILE.json...
 
-Writes round.png, allreduce.png and mix.png: those that the files have results of.
+Writes round.png, allreduce.png, mix.png and, of train_digits, train_digits.png: those that the files have results of. Runs
+of train_digits that differ in the seed are averaged.
 Needs matplotlib (Debian: python3-matplotlib); exits 77 where it is missing.
 """
 
@@ -28,16 +30,19 @@ RIVALS = {"by_hand": ("by hand", ":"), "mpi_allreduce": ("MPI_Allreduce", "-."),
 
 
 def read(files):
-    """The results of all files, and the contexts they were made in."""
-    results, contexts = [], []
+    """The results of all files of kith_bench, and the contexts they were made in; the records of train_digits."""
+    results, contexts, trained = [], [], []
     for file in files:
         record = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
+        if "runs" in record or "seed" in record["context"]:
+            trained += record.get("runs", [record])  # of several: see results/train_digits.json
+            continue
         for context in record.get("contexts") or [record["context"]]:  # of several runs: see mpi_table.py
             if context["schema_version"] != 1:
                 sys.exit(f"{file}: schema_version {context['schema_version']} is not known here")
             contexts.append(context)
         results += record["results"]
-    return results, contexts
+    return results, contexts, trained
 
 
 def panels(keys):
@@ -65,6 +70,11 @@ def finish(figure, title, contexts, path):
     machine = {f"{c['host']['cpu']}, {c['host']['cores']} cores; {c['compiler']}, {c['compiler_flags']}"
                for c in contexts}
     figure.suptitle(title + "\n" + "; ".join(sorted(machine)), fontsize=9)
+    save(figure, path)
+
+
+def save(figure, path):
+    """Writes the picture."""
     figure.tight_layout()
     figure.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
@@ -124,6 +134,37 @@ def draw_mixing(results, contexts, path):
     finish(figure, "kith_bench mix (what is below 1e-6 is drawn there)", contexts, path)
 
 
+def draw_accuracy(trained, path):
+    """Accuracy of the merged model against what a rank has sent: one panel per split, the mean over the seeds."""
+    keys = ["split", "ranks", "topology"]
+    groups = {}
+    for record in trained:
+        key = tuple(record["context"]["options"][k] for k in keys)
+        groups.setdefault(key, []).append(record)
+    figure, axes = panels(groups)
+    for (split, ranks, topology), axis in axes.items():
+        runs = groups[split, ranks, topology]
+        for i, name in enumerate(dict.fromkeys(r["name"] for run in runs for r in run["results"])):
+            curves = [r["curve"] for run in runs for r in run["results"] if r["name"] == name]
+            if curves[0][-1]["bytes_sent"] == 0:  # isolated workers have no place on a logarithmic axis
+                continue
+            megabytes = [point["bytes_sent"] / 1e6 for point in curves[0]]
+            accuracy = [sum(point["accuracy"] for point in points) / len(points) for points in zip(*curves)]
+            # Direct would hide below Choco, which sends as many bytes.
+            axis.plot(megabytes, accuracy, ":" if name.startswith("direct") else "-", marker=".", markersize=4,
+                      color=f"C{i}", zorder=3 if name.startswith("direct") else 2,
+                      label="full precision" if name == "kith" else name.replace("_", "-"))
+        axis.axhline(runs[0]["context"]["target_accuracy"], color="black", linewidth=0.5, linestyle="--")
+        axis.set(xscale="log", title=f"{split}: {ranks} workers, {topology}", xlabel="sent by a rank (MB)")
+        axis.set_ylim(0.7, 1)
+        axis.grid(alpha=0.3)
+    next(iter(axes.values())).set_ylabel("accuracy of the merged model")
+    add_legend(figure, axes)
+    seeds = len({record["context"]["seed"] for record in trained})
+    figure.suptitle(f"train_digits: mean of {seeds} seeds", fontsize=9)
+    save(figure, path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", metavar="FILE.json")
@@ -132,17 +173,20 @@ def main():
     arguments = parser.parse_args()
     out = pathlib.Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    results, contexts = read(arguments.files)
+    results, contexts, trained = read(arguments.files)
     drawn = False
     for name in ("round", "allreduce"):
-        if mine := [r for r in results if r["name"] == name]:
+        if mine := [r for r in results if r["name"] == name and "exchange" not in r]:
             draw_times(name, mine, contexts, out / f"{name}.{arguments.format}")
             drawn = True
     if mine := [r for r in results if r["name"] == "mix"]:
         draw_mixing(mine, contexts, out / f"mix.{arguments.format}")
         drawn = True
+    if trained:
+        draw_accuracy(trained, out / f"train_digits.{arguments.format}")
+        drawn = True
     if not drawn:
-        sys.exit("the files have no results of round, allreduce or mix")
+        sys.exit("the files have no results of round, allreduce, mix or train_digits")
 
 
 if __name__ == "__main__":

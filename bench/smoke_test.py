@@ -249,12 +249,13 @@ def check_plot(bench, work):
     names = ("round", "allreduce", "mix")
     for name in names:
         record_of(bench, work, name)
-    done = run(sys.executable, BENCH_DIR / "plot.py", "--out", work, *(work / f"{name}.json" for name in names))
+    trained = BENCH_DIR / "results" / "train_digits.json"
+    done = run(sys.executable, BENCH_DIR / "plot.py", "--out", work, *(work / f"{name}.json" for name in names), trained)
     print(done.stdout)
     if done.returncode == 77:
         sys.exit(77)
     require(done.returncode == 0, f"exit status {done.returncode}")
-    for name in names:
+    for name in (*names, trained.stem):
         require((work / f"{name}.png").read_bytes().startswith(b"\x89PNG"), f"{name}.png is no picture")
 
 
