@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "../07_master_weights.cu"
+#include "../08_master_weights.cu"
 
 #include "bind.hpp"
 
