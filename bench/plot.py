@@ -34,7 +34,7 @@ def read(files):
     results, contexts, trained = [], [], []
     for file in files:
         record = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
-        if "runs" in record or "seed" in record["context"]:
+        if "runs" in record or "seed" in record.get("context", {}):
             trained += record.get("runs", [record])  # of several: see results/train_digits.json
             continue
         for context in record.get("contexts") or [record["context"]]:  # of several runs: see mpi_table.py

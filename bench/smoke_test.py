@@ -218,6 +218,10 @@ def check_mpi(bench, work, mpiexec):
         require(record["context"]["mpi"]["ranks"] == 2, f"{record['context']['mpi']}")
         require(len(record["results"]) == lines, f"{len(record['results'])} results, not {lines}")
         check_mpi_results(record["results"], name)
+    done = run(*f"{launcher} -n 2 {bench} round --engine mpi -b 4K -e 4K -n 3 --topology ring --no-shared-memory "
+               "--exchange choco:int8-block,direct:int4-block".split())
+    print(done.stdout)
+    require(done.returncode == 0 and done.stdout.count("#   saves ") == 2, "round --exchange under MPI")
     table = work / "table.json"
     done = run(sys.executable, BENCH_DIR / "mpi_table.py", "--bench", bench, "--mpirun", launcher, "--ranks", "1,2",
                "--out", table, "--", *"-b 4 -e 4K -f 1024 -n 3 --memory own,allocated".split())

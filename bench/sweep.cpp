@@ -98,7 +98,7 @@ void Table::add(const Subject& subject, const Line& line, const nlohmann::ordere
   result["busbw_GBps"] = busbw;
   result["bytes_sent"] = line.bytes_sent;
   result["wrong"] = line.wrong;
-  result.update(more);
+  if (!more.is_null()) result.update(more);
   report_.add(std::move(result));
 }
 
