@@ -77,11 +77,8 @@ public:
 
     Mlp model{options.hidden};
     model.initialise({options.seed, Random::Purpose::model});
-    std::vector<float> parameters;
-    for (const std::vector<float>* tensor : model.tensors())
-      parameters.insert(parameters.end(), tensor->begin(), tensor->end());
-    count_ = parameters.size();
-    parameters_ = on_device(parameters, stream);
+    count_ = model.parameters().size();
+    parameters_ = on_device(model.parameters(), stream);
     gradient_ = on_device(std::vector<float>(count_), stream);
     velocity_ = on_device(std::vector<float>(count_), stream);
     activation_ = DeviceMemory{batch_rows_ * options.hidden * sizeof(float)};
@@ -128,10 +125,7 @@ private:
 /// The share of the held-out rows that a model on the GPU reads right. Waits for what `stream` holds.
 inline double accuracy_of(const float* parameters, std::size_t hidden, const Dataset& data, cudaStream_t stream) {
   Mlp model{hidden};
-  for (std::vector<float>* tensor : model.tensors()) {
-    copy(tensor->data(), parameters, tensor->size() * sizeof(float), stream);
-    parameters += tensor->size();
-  }
+  copy(model.parameters().data(), parameters, model.parameters().size() * sizeof(float), stream);
   Evaluator evaluator{hidden};
   const auto right = std::count_if(data.held_out.begin(), data.held_out.end(),
                                    [&](const Sample& sample) { return evaluator.is_right(model, sample); });

@@ -168,7 +168,8 @@ void check_part(const Q& codec, std::span<const std::byte> wire, const BufferVie
 /// A rule that keeps replicas also has `replicas()` and `replica_distance()`.
 template <Communicator C, class Rule>
 class EncodedSession {
-  static_assert(!StreamOrdered<C>, "this exchange works on buffers of the host; on a GPU there is FullPrecision so far");
+  static_assert(!StreamOrdered<C>,
+                "this exchange works on buffers of the host; on a GPU there is FullPrecision so far");
 
 public:
   EncodedSession(C& communicator, const typename Rule::Exchange& exchange, const Layout&, const SessionOptions& options)
