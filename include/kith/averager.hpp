@@ -256,7 +256,7 @@ public:
     const detail::State state = detail::from_blob(identity(), blob, replicas.size());
     schedule_ = state.schedule;
     metrics_ = state.metrics;
-    std::copy(state.replicas.begin(), state.replicas.end(), replicas.begin());
+    if constexpr (has_replicas) std::copy(state.replicas.begin(), state.replicas.end(), replicas.begin());
     captured_ = 0;
   }
 
