@@ -4,7 +4,7 @@
 //
 //   train_digits_cuda                                                       threads of one process, one per GPU
 //   mpirun -n 4 train_digits_cuda --mpi                                     processes of mpirun, also on many machines
-//   for r in 0 1 2 3; do train_digits_cuda --rank $r --ranks 4 --id-file /tmp/id & done; wait         plain processes
+//   for r in 0 1 2 3; do train_digits_cuda --rank $r --ranks 4 --id-file nccl_id & done; wait         plain processes
 //
 // Processes, unlike threads, can also share a GPU, for a try.
 
