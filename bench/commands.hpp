@@ -14,5 +14,6 @@ void add_allreduce(CLI::App& app, Invocation& invocation);
 void add_mix(CLI::App& app, Invocation& invocation);
 void add_codec(CLI::App& app, Invocation& invocation);
 void add_topologies(CLI::App& app, Invocation& invocation);
+void add_plan(CLI::App& app, Invocation& invocation);
 
 }  // namespace bench

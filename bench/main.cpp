@@ -29,6 +29,7 @@ int run(int argc, char** argv, const bench::Launch& launch, std::string& message
   bench::add_mix(app, invocation);
   bench::add_codec(app, invocation);
   bench::add_topologies(app, invocation);
+  bench::add_plan(app, invocation);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -132,15 +132,18 @@ Report::Report(const Invocation& invocation, const std::string& json) : json_(in
 }
 
 int Report::finish(std::size_t wrong) {
-  context_["load_at_end"] = load();
   line(fmt::format("# Wrong elements: {} {}", wrong, wrong == 0 ? "OK" : "FAILED"));
-  if (!json_.empty()) {
-    std::ofstream file{json_};
-    file << Json{{"context", context_}, {"results", results_}}.dump(2) << '\n';
-    if (!file.flush()) throw kith::UsageError("cannot write the file " + json_);
-    line(fmt::format("# JSON      {}", json_));
-  }
+  write();
   return wrong == 0 ? 0 : 1;
+}
+
+void Report::write() {
+  if (json_.empty()) return;
+  context_["load_at_end"] = load();
+  std::ofstream file{json_};
+  file << Json{{"context", context_}, {"results", results_}}.dump(2) << '\n';
+  if (!file.flush()) throw kith::UsageError("cannot write the file " + json_);
+  line(fmt::format("# JSON      {}", json_));
 }
 
 }  // namespace bench

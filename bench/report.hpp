@@ -26,6 +26,8 @@ public:
 
   /// Prints the footer and writes the file. The exit status: 1 if an element was wrong.
   [[nodiscard]] int finish(std::size_t wrong);
+  /// Writes the file; for a sub-command that has checked no elements.
+  void write();
 
 private:
   std::string json_;

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a sub-command of kith_bench on something tiny and checks its exit status, table and JSON.
 
-usage: smoke_test.py KITH_BENCH WORK_DIR {round|exchange|allreduce|mix|codec|topologies|misuse|plot|mpi|mpi_misuse} [MPIEXEC]
+usage: smoke_test.py KITH_BENCH WORK_DIR {round|exchange|allreduce|mix|codec|topologies|plan|misuse|plot|mpi|mpi_misuse} [MPIEXEC]
 """
 
 import json
@@ -154,6 +154,46 @@ def check_topologies(results):
     require((6, "hypercube") not in by_name, "there is no hypercube of 6")
 
 
+def plan_of(bench, work, arguments):
+    """What `kith_bench plan` prints, and its results."""
+    file = work / "plan.json"
+    file.unlink(missing_ok=True)
+    done = run(bench, "plan", *arguments.split(), "--json", file)
+    print(done.stdout)
+    require(done.returncode == 0, f"exit status {done.returncode}: plan {arguments}")
+    record = json.loads(file.read_text(encoding="utf-8"))
+    require_keys(record["context"], CONTEXT_KEYS, "context")
+    return done.stdout, record["results"]
+
+
+def check_plan(bench, work):
+    """The table and the recommendation; then the model beside what the slow-network lab has measured."""
+    text, results = plan_of(bench, work, "--ranks 12 --ranks-per-machine 2 --jitter 0 --compute-ms 50 --model-bytes 100M "
+                            "--topology one-peer-exponential,random-matching,ring,hypercube")
+    require("# left out: hypercube" in text and "# left out: hierarchical:hypercube" in text, "12 and 6 are no powers")
+    for r in results:
+        require_keys(r, {"name": str, "ranks": int, "topology": str, "exchange": str, "launch": str, "bytes": int,
+                         "predicted_round_us": float, "predicted_step_us": float, "slow_link_bytes": float,
+                         "slow_link_bytes_per_card": float, "digits_per_second": float, "concessions": int}, "result")
+        # No jitter and equal rounds: computing and communicating, one after the other or together.
+        step = {"now": 50e3 + r["predicted_round_us"], "hidden": max(50e3, r["predicted_round_us"])}[r["launch"]]
+        if r["topology"] in ("all-reduce", "hierarchical:one-peer-exponential"):
+            require(abs(r["predicted_step_us"] / step - 1) < 1e-3, f"step of {r}")
+    require(sum(r["recommended"] for r in results) == 1, "not one recommendation")
+    # Lines: all-reduce; two topologies with 4 exchanges, one that Choco cannot serve; two among machines. Two launches.
+    require(len(results) == 2 * (1 + 2 * 4 + 1 + 2), f"{len(results)} results")
+    sharded = [r for r in results if r["topology"] == "hierarchical:one-peer-exponential"]
+    require(all(r["slow_link_bytes_per_card"] == 100 << 20 for r in sharded), "a machine sends one model")
+    text, results = plan_of(bench, work, f"--compare {BENCH_DIR / 'results' / 'network_lab.json'}")
+    gossip = [r for r in results if r["gossip"] and r["measured_round_us_p50"] > 10e3]
+    near = [r for r in gossip if 0.75 <= r["ratio"] <= 1.25]
+    require(len(gossip) >= 12 and "Of the rounds over 10 ms" in text, f"{len(gossip)} rounds of gossip over 10 ms")
+    for r in gossip:
+        lossy = r["dropped_share"] > 1 / 2000  # the model knows no loss, and says so
+        require(r in near or (lossy and "dropped" in r["remark"]), f"more than 25 % off: {r}")
+    require(len(near) >= 0.75 * len(gossip), f"only {len(near)} of {len(gossip)} are within 25 %")
+
+
 def check_misuse(bench, work):
     """A wrong value ends with status 2 and names the right ones."""
     for command, hints in {
@@ -170,6 +210,13 @@ def check_misuse(bench, work):
         "mix --ranks 1": ["at least 2 ranks"],
         "topologies --topology torus:2": ["torus"],
         f"topologies --json {work}/missing/file.json": ["cannot write"],
+        "plan --ranks 12 --ranks-per-machine 8": ["12 ranks do not fill machines of 8"],
+        "plan --ranks 8 --ranks-per-machine 4 --cards 3": ["4 ranks", "3 network cards"],
+        "plan --jitter 2": ["--jitter"],
+        "plan --inter-Gbit 0": ["--inter-Gbit"],
+        "plan --model-bytes 2": ["--model-bytes", "f32"],
+        "plan --compare missing.json": ["missing.json"],
+        f"plan --compare {BENCH_DIR / 'results' / 'mix.json'}": ["no record of the slow-network lab"],
         "": ["subcommand"],
     }.items():
         done = run(bench, *command.split())
@@ -269,6 +316,8 @@ def main():
     os.environ["MPLCONFIGDIR"] = str(work)  # matplotlib's cache stays in the build tree
     if name == "misuse":
         check_misuse(bench, work)
+    elif name == "plan":
+        check_plan(bench, work)
     elif name == "plot":
         check_plot(bench, work)
     elif name == "mpi":
