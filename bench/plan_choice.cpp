@@ -154,7 +154,9 @@ std::string title(const Line& line) {
   return line.topology + how + (line.launch == Launch::hidden ? ", hidden" : "");
 }
 
-std::string ms(double us) { return fmt::format("{:.4g} ms", us / 1e3); }
+std::string time_text(double us) {
+  return us < 1e6 ? fmt::format("{:.4g} ms", us / 1e3) : fmt::format("{:.4g} s", us / 1e6);
+}
 std::string megabytes(double bytes) { return fmt::format("{:.3g} MB", bytes / 1e6); }
 
 // Of a step, beyond what its parts take.
@@ -167,10 +169,10 @@ void explain_all_reduce(Plan& plan) {
   const Line& other = *std::min_element(plan.lines.begin() + 1, plan.lines.end(),
                                         [](const Line& a, const Line& b) { return a.step_us < b.step_us; });
   plan.reasons.push_back(fmt::format("Use {}: a step takes {}, {} of it the all-reduce, and all models stay the same.",
-                                     title(best), ms(best.step_us), ms(best.round_us)));
+                                     title(best), time_text(best.step_us), time_text(best.round_us)));
   plan.reasons.push_back(
       fmt::format("The shortest step of all, {}, takes {}: {:.1f} % less, where what it gives up is to save {:.0f} %.",
-                  title(other), ms(other.step_us), 100 * (1 - other.step_us / best.step_us),
+                  title(other), time_text(other.step_us), 100 * (1 - other.step_us / best.step_us),
                   100 * worth_of_concession * other.concessions));
 }
 
@@ -183,26 +185,26 @@ void explain_one_machine(const Question& question, Plan& plan) {
 void explain_other(const Question& question, Plan& plan) {
   const Line& best = plan.lines[plan.recommended];
   const Line& all = plan.lines[0];
-  plan.reasons.push_back(
-      best.is_all_reduce()
-          ? fmt::format("Use {}: a step takes {}, waited for {}.", title(best), ms(best.step_us), ms(all.step_us))
-          : fmt::format("Use {}: a step takes {}; with {} it takes {}, hidden {}.", title(best), ms(best.step_us),
-                        title(all), ms(all.step_us), ms(plan.lines[1].step_us)));
+  plan.reasons.push_back(best.is_all_reduce() ? fmt::format("Use {}: a step takes {}, waited for {}.", title(best),
+                                                            time_text(best.step_us), time_text(all.step_us))
+                                              : fmt::format("Use {}: a step takes {}; with {} it takes {}, hidden {}.",
+                                                            title(best), time_text(best.step_us), title(all),
+                                                            time_text(all.step_us), time_text(plan.lines[1].step_us)));
   if (best.card_bytes < 0.8 * all.card_bytes)
     plan.reasons.push_back(fmt::format("It sends {} through a network card in a step, the all-reduce {}.",
                                        megabytes(best.card_bytes), megabytes(all.card_bytes)));
   const double waiting = waiting_us(best, question.compute.us);
   const double all_waiting = waiting_us(all, question.compute.us);
   if (all_waiting - waiting > worth_of_concession * question.compute.us)
-    plan.reasons.push_back(
-        fmt::format("A rank waits {} a step for slower ones, with the all-reduce {}.", ms(waiting), ms(all_waiting)));
+    plan.reasons.push_back(fmt::format("A rank waits {} a step for slower ones, with the all-reduce {}.",
+                                       time_text(waiting), time_text(all_waiting)));
   if (best.launch == Launch::hidden)
-    plan.reasons.push_back(
-        fmt::format("A round takes {}, {} the {} of computing that hide it; it counts a step later.", ms(best.round_us),
-                    best.round_us < question.compute.us ? "less than" : "more than", ms(question.compute.us)));
+    plan.reasons.push_back(fmt::format(
+        "A round takes {}, {} the {} of computing that hide it; it counts a step later.", time_text(best.round_us),
+        best.round_us < question.compute.us ? "less than" : "more than", time_text(question.compute.us)));
   if (!best.is_all_reduce())
     plan.reasons.push_back(fmt::format("The models' distance to their mean falls to 1 % in {:.3g} steps at most ({}).",
-                                       best.steps_to_1_percent, ms(best.steps_to_1_percent * best.step_us)));
+                                       best.steps_to_1_percent, time_text(best.steps_to_1_percent * best.step_us)));
 }
 
 }  // namespace
@@ -249,7 +251,7 @@ Plan make_plan(const Question& question) {
     plan.reasons.push_back(fmt::format(
         "Rank 0 is slow in every step: it takes {} to compute, and sets the pace of everybody in every scheme here. "
         "Give it less work, or replace it.",
-        ms(question.compute.us * question.compute.slow_rank)));
+        time_text(question.compute.us * question.compute.slow_rank)));
   return plan;
 }
 

@@ -85,6 +85,7 @@ void add_step(AllReduce& all, const Cluster& cluster, const std::vector<Edge>& e
 AllReduce ring(const Cluster& cluster, double model_bytes) {
   AllReduce all{"ring"};
   std::vector<Edge> edges;
+  edges.reserve(at(cluster.ranks));
   for (Rank rank = 0; rank < cluster.ranks; ++rank) edges.emplace_back(rank, (rank + 1) % cluster.ranks);
   add_step(all, cluster, edges, model_bytes / cluster.ranks, never_asks, 2.0 * (cluster.ranks - 1));
   return all;
@@ -127,12 +128,14 @@ private:
 
   [[nodiscard]] std::vector<Edge> pairs(Rank distance) const {
     std::vector<Edge> edges;
+    edges.reserve(at(power_));
     for (Rank index = 0; index < power_; ++index) edges.emplace_back(active(index), active(index ^ distance));
     return edges;
   }
 
   void add_folding(AllReduce& all) const {
     std::vector<Edge> edges;
+    edges.reserve(at(cluster_.ranks - power_));
     for (Rank index = 0; index < cluster_.ranks - power_; ++index) edges.emplace_back(2 * index + 1, 2 * index);
     if (edges.empty()) return;
     add_step(all, cluster_, edges, bytes_, eager_bytes_);

@@ -170,7 +170,7 @@ def check_plan(bench, work):
     """The table and the recommendation; then the model beside what the slow-network lab has measured."""
     text, results = plan_of(bench, work, "--ranks 12 --ranks-per-machine 2 --jitter 0 --compute-ms 50 --model-bytes 100M "
                             "--topology one-peer-exponential,random-matching,ring,hypercube")
-    require("# left out: hypercube" in text and "# left out: hierarchical:hypercube" in text, "12 and 6 are no powers")
+    require("# left out: hypercube" in text, "12 is no power of two")
     for r in results:
         require_keys(r, {"name": str, "ranks": int, "topology": str, "exchange": str, "launch": str, "bytes": int,
                          "predicted_round_us": float, "predicted_step_us": float, "slow_link_bytes": float,
