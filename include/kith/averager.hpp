@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <kith/averager/agreement.hpp>
+#include <kith/averager/checks.hpp>
 #include <kith/averager/options.hpp>
 #include <kith/averager/state.hpp>
 #include <kith/communicator.hpp>
@@ -265,7 +266,7 @@ public:
   /// (see
   ///         kith::mpi::Communicator::allocate); the old places stay in force then.
   void rebind(std::vector<BufferView> buffers) {
-    require_same_layout(buffers, "rebind");
+    detail::require_same_layout(buffers_, buffers, "rebind");
     detail::require_distinct(buffers);
     require_readable(buffers);
     if constexpr (requires { session_.require_place(buffers); }) session_.require_place(buffers);
@@ -285,7 +286,7 @@ private:
     try {
       detail::require_options(options_);
       require_size(topology_, communicator_.size());
-      require_plans();
+      detail::require_plans(topology_, communicator_.rank(), communicator_.size());
       detail::require_distinct(buffers);
       require_readable(buffers);
       detail::require_exchange(exchange_, buffers, options_.encode_from_bytes);
@@ -305,20 +306,6 @@ private:
   // All ranks hold the same parameters now.
   void set_replicas() noexcept {
     if constexpr (has_replicas) session_.rule().replicas().agree(buffers_);
-  }
-
-  // Looks at the first rounds of the schedule, before anybody relies on it.
-  void require_plans() const {
-    constexpr Round rounds = 64;
-    const Rank rank = communicator_.rank();
-    const Rank size = communicator_.size();
-    const Round period = topology_.period(size);
-    const Rank max_degree = topology_.max_degree(size);
-    Neighborhood plan{max_degree};
-    for (Round t = 0; t < (period == 0 ? rounds : std::min(period, rounds)); ++t) {
-      plan_round(topology_, rank, size, t, plan);
-      detail::require_valid(plan, rank, size, max_degree, T::name);
-    }
   }
 
   detail::GlobalMean<C> make_global() {
@@ -459,13 +446,13 @@ private:
     metrics_.seconds_waiting += waited.count();
     if (found) throw_non_finite(*found, here);
     set_replicas();
-    count_global_round();
+    detail::count_global_round(metrics_, communicator_.rank(), communicator_.size(), layout_->payload_bytes());
   }
 
   void global_round(std::string_view what, std::uint64_t sequence,
                     detail::DeviceStream<C> stream) requires StreamOrdered<C> {
     global_.mean(call(what, sequence), buffers_, options_.check_finite.value_or(false), stream);
-    count_global_round();
+    detail::count_global_round(metrics_, communicator_.rank(), communicator_.size(), layout_->payload_bytes());
   }
 
   void require_not_capturing(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
@@ -478,29 +465,13 @@ private:
       throw_non_finite(refusal->where, call("round", refusal->sequence));
   }
 
-  // The messages of a reduce-scatter and an all-gather with slices as even as bytes allow.
-  void count_global_round() noexcept {
-    ++metrics_.global_rounds;
-    const auto size = static_cast<std::uint64_t>(communicator_.size());
-    const auto rank = static_cast<std::uint64_t>(communicator_.rank());
-    const std::uint64_t model = layout_->payload_bytes();
-    const std::uint64_t slice = model * (rank + 1) / size - model * rank / size;
-    metrics_.messages_sent += 2 * (size - 1);
-    metrics_.bytes_sent += (model - slice) + (size - 1) * slice;
-    metrics_.bytes_received += (size - 1) * slice + (model - slice);
-  }
-
   [[noreturn]] void throw_non_finite(const detail::NonFinite& found, const Call& here) {
     spent_ = true;
-    throw NonFiniteError("rank " + std::to_string(communicator_.rank()) + "/" + std::to_string(communicator_.size()) +
-                             ": " + detail::describe(here) + ": rank " + std::to_string(found.rank) +
-                             " holds a NaN or infinity in buffer " + std::to_string(found.buffer) + " at index " +
-                             std::to_string(found.index) + "; nothing has been averaged on this rank",
-                         found.rank, found.buffer, found.index);
+    detail::throw_non_finite(found, here, communicator_.rank(), communicator_.size());
   }
 
   void require_targets(const std::vector<BufferView>& targets) const {
-    require_same_layout(targets, "mean_into");
+    detail::require_same_layout(buffers_, targets, "mean_into");
     std::vector<BufferView> together = buffers_;
     together.insert(together.end(), targets.begin(), targets.end());
     detail::require_distinct(together, "parameter or target");
@@ -514,18 +485,6 @@ private:
     Call here = call("broadcast", ++calls_of_global_);
     here.agreement = static_cast<std::uint64_t>(root);
     return here;
-  }
-
-  void require_same_layout(std::span<const BufferView> others, std::string_view what) const {
-    if (others.size() != buffers_.size())
-      throw UsageError(std::string{what} + ": " + std::to_string(others.size()) + " buffers given, the averager has " +
-                       std::to_string(buffers_.size()));
-    for (std::size_t b = 0; b < others.size(); ++b)
-      if (others[b].count != buffers_[b].count || others[b].dtype != buffers_[b].dtype)
-        throw UsageError(std::string{what} + ": buffer " + std::to_string(b) + " has " +
-                         std::to_string(others[b].count) + " elements of " + std::string{to_string(others[b].dtype)} +
-                         ", the averager's has " + std::to_string(buffers_[b].count) + " of " +
-                         std::string{to_string(buffers_[b].dtype)});
   }
 
   C& communicator_;
