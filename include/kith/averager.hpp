@@ -2,28 +2,22 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <memory>
-#include <optional>
 #include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include <kith/averager/agreement.hpp>
 #include <kith/averager/checks.hpp>
 #include <kith/averager/options.hpp>
+#include <kith/averager/rounds.hpp>
 #include <kith/averager/state.hpp>
 #include <kith/communicator.hpp>
 #include <kith/error.hpp>
 #include <kith/exchange/exchange.hpp>
-#include <kith/exchange/finite.hpp>
 #include <kith/exchange/full_precision.hpp>
-#include <kith/exchange/global_mean.hpp>
-#include <kith/exchange/layout.hpp>
+#include <kith/exchange/hidden.hpp>
 #include <kith/topology.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
@@ -50,7 +44,9 @@ namespace kith {
 /// @par Cost          Of a round: as the topology and the exchange say. No allocation, and no wait but for peers.
 /// @par Thread safety One thread at a time uses an averager, and the communicator that it shares with others.
 template <Communicator C, Topology T, Exchange E = FullPrecision>
-class DecentralizedAverager {
+class DecentralizedAverager : detail::Rounds<C, T, E> {
+  using Rounds = detail::Rounds<C, T, E>;
+
 public:
   /// @brief Collective. Checks what this rank was given, and compares it with what the others were given.
   ///
@@ -61,30 +57,7 @@ public:
   /// @throws PeerError if a rank does not come by the deadline.
   DecentralizedAverager(C& communicator, T topology, std::vector<BufferView> buffers, E exchange,
                         AveragerOptions options = {})
-      : communicator_(communicator),
-        topology_(std::move(topology)),
-        exchange_(std::move(exchange)),
-        options_(options),
-        channel_(communicator.open_channel()),
-        buffers_(agreed(std::move(buffers))),
-        layout_(std::make_unique<detail::Layout>(buffers_)),
-        digest_of_layout_(detail::digest_of_layout(buffers_)),
-        max_degree_(topology_.max_degree(communicator.size())),
-        plan_(max_degree_),
-        session_(communicator_, exchange_, *layout_,
-                 detail::SessionOptions{
-                     static_cast<std::size_t>(max_degree_), options_.bucket_bytes, buffers_, options_.deadline,
-                     options_.encode_from_bytes,
-                     detail::period_for(exchange_, topology_, communicator_.rank(), communicator_.size())}),
-        global_(make_global()),
-        finite_(communicator_, static_cast<std::size_t>(max_degree_)) {
-    schedule_.mixing = options_.mixing;
-    if constexpr (encodes)
-      message_bytes_ = session_.message_bytes();
-    else
-      for (const BufferView& buffer : buffers_) message_bytes_ += exchange_.wire_bytes(buffer.count, buffer.dtype);
-    meet_peers();
-  }
+      : Rounds(communicator, std::move(topology), std::move(buffers), std::move(exchange), options) {}
 
   DecentralizedAverager(C& communicator, T topology, std::vector<BufferView> buffers,
                         AveragerOptions options = {}) requires std::default_initializable<E>
@@ -101,7 +74,10 @@ public:
   ///         commits; without it the rank that holds the value throws, and its round has not begun. It mends the value
   ///         and calls again, while the others wait for it up to their deadline.
   /// @par Cost One message of the model's size to each out-neighbour, or what average_globally() costs.
-  void average() requires(!StreamOrdered<C>) { perform_due({}); }
+  void average() requires(!StreamOrdered<C>) {
+    require_landed("average");
+    perform_due({});
+  }
 
   /// @brief The same for models on a device: enqueued behind what `stream` holds and before what it is given next. Does
   /// not wait for the device (unless a thousand rounds are enqueued already). The buffers stay in place until the
@@ -122,17 +98,19 @@ public:
   /// schedule
   ///         has more than gossip rounds.
   void average(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_landed("average");
     if (!session_.staging().capturing(stream)) return perform_due(stream);
     if (options_.every != 1 || options_.warmup_rounds != 0 || options_.global_every != 0)
       throw UsageError(
           "a graph can record gossip rounds only: capture with every = 1, warmup_rounds = 0 and "
           "global_every = 0, and call average_globally() where it is due");
-    enqueue_round(schedule_.round + captured_, stream);
+    enqueue_round(schedule_.round + captured_, buffers_, stream);
     ++captured_;
   }
 
   /// @brief `rounds` captured rounds have been replayed: the schedule and the counters go on behind them. Local.
   void advance(Round rounds) requires StreamOrdered<C> {
+    require_landed("advance");
     for (Round t = 0; t < rounds; ++t) {
       plan(schedule_.round);
       ++schedule_.calls;
@@ -147,8 +125,82 @@ public:
   /// gone wrong. Local.
   /// @throws BackendError, PeerError, NonFiniteError.
   void synchronize() requires StreamOrdered<C> {
+    require_landed("synchronize");
     session_.staging().engine().drain(call("synchronize", 0));
     session_.staging().engine().watch().require_in_step();
+    throw_refusal();
+  }
+
+  /// @brief A hidden round: snapshots the parameters, and lets the next call of the schedule go on beside the host,
+  /// which computes its next step meanwhile. finish() ends it. Collective together with finish(): the round waits for
+  /// peers, up to the deadline after their begin(); this call does not.
+  ///
+  /// Between the two the parameters change as they like, and stay in place until then; every other call to this
+  /// averager throws UsageError and leaves the round alone. Whatever else is to use the communicator, another
+  /// averager's round or the destructor, waits until the round is over, so that all ranks do the same in the same
+  /// order; another averager's begin() does not wait.
+  ///
+  /// Between threads the round goes on in a thread of Kith's, one for each communicator; over MPI too, if MPI was
+  /// initialized with MPI_THREAD_MULTIPLE, and otherwise in this call. It uses the processor for what it computes, and
+  /// memory: where no core is free only the waiting is hidden. It is worth it where a round mostly waits, for a network
+  /// or for peers that are late; see docs/integrating.md.
+  /// @throws UsageError if a round is in flight, which goes on. The first call also PeerError where peers read the
+  ///         parameters in place (kith::mpi::Communicator::allocate): it is collective there.
+  /// @par Cost One copy of the model, here. The first call allocates two models, and where parameters are read in
+  ///         place what FullPrecision needs for those that are not. Later ones allocate nothing.
+  void begin() requires(!StreamOrdered<C>) {
+    make_hidden();
+    const detail::DueCall now = detail::next_call(schedule_, options_);
+    if (now.is_due) {
+      if (!now.globally) plan(schedule_.round);
+      hidden_->start(buffers_, [this] { return perform_hidden(); });
+    }
+    flight_ = now;
+  }
+
+  /// @brief Ends the hidden round: waits until it is over, and adds to the parameters what it has changed in the
+  /// snapshot: x <- x + (W s - s), as if the local steps since begin() had been made after the round. (Combine, then
+  /// adapt: D-PSGD as it was published. The mean over ranks is kept, whatever the host has done meanwhile.)
+  ///
+  /// W s is what average() would have made of s, of the exchange and in its arithmetic; W s - s and the sum are
+  /// computed in f32 (f64 for f64 buffers), each rounded on its own, and 16-bit values are rounded once.
+  /// @throws UsageError without begin(). PeerError and NonFiniteError as average(), about the snapshot; the parameters
+  ///         are then as the host has left them, and the round is over.
+  /// @par Cost One pass over the model, besides the wait. Metrics::seconds_waiting counts what this call has waited.
+  /// @par Source Lian et al., NeurIPS 2017, arXiv:1705.09056, Algorithm 1; BlueFog calls it AWC (adapt with combine).
+  void finish() requires(!StreamOrdered<C>) {
+    const detail::DueCall now = take_flight();
+    if (!now.is_due) return detail::count_call(schedule_, now);
+    const detail::RoundOutcome outcome = hidden_->land();
+    metrics_.seconds_waiting += outcome.waited.count();
+    if (outcome.found) {
+      count_call(now);
+      throw_non_finite(*outcome.found, hidden_call(now));
+    }
+    if (max_degree_ > 0 || now.globally) hidden_->model().add_to(buffers_);
+    count_hidden(now);
+  }
+
+  /// The same for models on a device: enqueues a copy of the model behind what `stream` holds, and the round behind
+  /// that on Kith's own stream; what `stream` is given next does not wait for the round. Not while a graph is captured.
+  /// @throws BackendError, PeerError about an earlier round; no round is in flight then.
+  void begin(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_not_capturing(stream);
+    make_hidden();
+    const detail::DueCall now = detail::next_call(schedule_, options_);
+    if (now.is_due)
+      hidden_->start(hidden_call(now), buffers_, stream,
+                     [&](std::span<const BufferView> copy) { enqueue_hidden(now, copy, stream); });
+    flight_ = now;
+  }
+  /// Lets `stream` wait for the round and then add what it has changed: nothing, where something has gone wrong in it.
+  /// The host does not wait, and errors are reported as by average(stream).
+  void finish(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_not_capturing(stream);
+    const detail::DueCall now = take_flight();
+    if (!now.is_due) return detail::count_call(schedule_, now);
+    hidden_->finish(hidden_call(now), buffers_, max_degree_ > 0 || now.globally, stream);
+    count_hidden(now);
     throw_refusal();
   }
 
@@ -158,10 +210,14 @@ public:
   /// once. The same bits on every rank.
   /// @throws PeerError, NonFiniteError; the parameters are then as they were.
   /// @par Cost 2 (n-1) messages and 2 (n-1)/n models per rank (reduce-scatter, then all-gather).
-  void average_globally() requires(!StreamOrdered<C>) { global_round("average_globally", ++calls_of_global_, {}); }
+  void average_globally() requires(!StreamOrdered<C>) {
+    require_landed("average_globally");
+    global_round("average_globally", ++calls_of_global_, {});
+  }
   /// The same for models on a device, as average(stream). NCCL computes the mean: the same bits on every rank, but not
   /// those of the other engines.
   void average_globally(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_landed("average_globally");
     require_not_capturing(stream);
     global_round("average_globally", ++calls_of_global_, stream);
     throw_refusal();
@@ -174,11 +230,13 @@ public:
   /// @throws UsageError for other targets. @throws PeerError; nothing has been written then.
   /// @par Cost As average_globally().
   void mean_into(const std::vector<BufferView>& targets) requires(!StreamOrdered<C>) {
+    require_landed("mean_into");
     require_targets(targets);
     global_.mean(call("mean_into", ++calls_of_global_), buffers_, targets, true);
   }
   /// The same for models on a device, as average(stream).
   void mean_into(const std::vector<BufferView>& targets, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_landed("mean_into");
     require_not_capturing(stream);
     require_targets(targets);
     global_.mean_into(call("mean_into", ++calls_of_global_), buffers_, targets, stream);
@@ -188,11 +246,13 @@ public:
   /// @throws UsageError for a rank that does not exist. @throws PeerError; the parameters are then as they were.
   /// @par Cost One model to each other rank.
   void broadcast(Rank root = 0) requires(!StreamOrdered<C>) {
+    require_landed("broadcast");
     global_.broadcast(broadcast_from(root), buffers_, root);
-    set_replicas();
+    set_replicas(buffers_);
   }
   /// The same for models on a device, as average(stream).
   void broadcast(Rank root, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_landed("broadcast");
     require_not_capturing(stream);
     global_.broadcast(broadcast_from(root), buffers_, root, stream);
   }
@@ -201,6 +261,7 @@ public:
   /// by accident with probability 2^-64.)
   /// @throws PeerError.
   [[nodiscard]] bool buffers_agree() requires(!StreamOrdered<C>) {
+    require_landed("buffers_agree");
     detail::Digest digest;
     for (const BufferView& buffer : buffers_) digest.add(buffer.data, buffer.bytes());
     const std::uint64_t mine = digest.value();
@@ -211,6 +272,7 @@ public:
   }
   /// The same for models on a device, as they are behind what `stream` holds. Waits for the device.
   [[nodiscard]] bool buffers_agree(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_landed("buffers_agree");
     require_not_capturing(stream);
     return global_.agree(call("buffers_agree", ++calls_of_global_), buffers_, stream);
   }
@@ -219,10 +281,12 @@ public:
   /// mean as mean_into() gives it, added up in f64. The same bits on every rank.
   /// @throws PeerError.
   [[nodiscard]] double consensus_distance() requires(!StreamOrdered<C>) {
+    require_landed("consensus_distance");
     return global_.distance(call("consensus_distance", ++calls_of_global_), buffers_);
   }
   /// The same for models on a device, as they are behind what `stream` holds. Waits for the device.
   [[nodiscard]] double consensus_distance(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
+    require_landed("consensus_distance");
     require_not_capturing(stream);
     return global_.distance(call("consensus_distance", ++calls_of_global_), buffers_, stream);
   }
@@ -230,19 +294,27 @@ public:
   /// Changes the factor a from the next round on; all ranks give the same value. Local.
   /// @throws UsageError outside [0, 2].
   void set_mixing(double mixing) {
+    require_landed("set_mixing");
     detail::require_mixing(mixing);
     schedule_.mixing = mixing;
   }
 
-  [[nodiscard]] const Metrics& metrics() const noexcept { return metrics_; }
+  /// Local; between rounds.
+  [[nodiscard]] const Metrics& metrics() const {
+    require_landed("metrics");
+    return metrics_;
+  }
 
-  /// Bytes of memory that Kith holds for this averager besides the parameters. Allocated at construction.
-  [[nodiscard]] std::size_t staging_bytes() const noexcept {
-    return session_.staging_bytes() + global_.staging_bytes();
+  /// Bytes of memory that Kith holds for this averager besides the parameters. Allocated at construction, and what
+  /// hidden rounds need by the first begin(). Local; between rounds.
+  [[nodiscard]] std::size_t staging_bytes() const {
+    require_landed("staging_bytes");
+    return session_.staging_bytes() + global_.staging_bytes() + (hidden_ ? hidden_->staging_bytes() : 0);
   }
 
   /// @brief Everything but the parameters that the next rounds depend on, for a checkpoint. Local; between rounds.
   [[nodiscard]] std::vector<std::byte> state() const {
+    require_landed("state");
     std::span<const std::byte> replicas;
     if constexpr (has_replicas) replicas = session_.rule().replicas().bytes();
     return detail::to_blob(identity(), schedule_, metrics_, replicas);
@@ -252,6 +324,7 @@ public:
   /// continuation is bit-identical if the parameters are restored too. Local; on all ranks.
   /// @throws UsageError if the blob is not one or comes from another kind of averager; nothing has changed then.
   void restore(std::span<const std::byte> blob) {
+    require_landed("restore");
     std::span<std::byte> replicas;
     if constexpr (has_replicas) replicas = session_.rule().replicas().bytes();
     const detail::State state = detail::from_blob(identity(), blob, replicas.size());
@@ -266,6 +339,7 @@ public:
   /// (see
   ///         kith::mpi::Communicator::allocate); the old places stay in force then.
   void rebind(std::vector<BufferView> buffers) {
+    require_landed("rebind");
     detail::require_same_layout(buffers_, buffers, "rebind");
     detail::require_distinct(buffers);
     require_readable(buffers);
@@ -275,237 +349,13 @@ public:
   }
 
 private:
-  using Session = typename E::template Session<C>;
-  // Whether messages are encoded: every rank of a round has to send one then, and its sizes are the session's to know.
-  static constexpr bool encodes = requires(const Session& session) { session.message_bytes(); };
-  static constexpr bool has_replicas = requires(Session & session) { session.rule().replicas(); };
-
-  // Runs before any member that allocates or communicates by what it returns: validates, then agrees with the others.
-  std::vector<BufferView> agreed(std::vector<BufferView> buffers) {
-    std::string refusal;
-    try {
-      detail::require_options(options_);
-      require_size(topology_, communicator_.size());
-      detail::require_plans(topology_, communicator_.rank(), communicator_.size());
-      detail::require_distinct(buffers);
-      require_readable(buffers);
-      detail::require_exchange(exchange_, buffers, options_.encode_from_bytes);
-      (void)detail::period_for(exchange_, topology_, communicator_.rank(), communicator_.size());
-    } catch (const UsageError& error) {
-      refusal = error.message();
-    }
-    Call here;
-    here.channel = channel_;
-    if (options_.deadline.count() > 0) here.deadline = options_.deadline;
-    detail::agree(communicator_, here,
-                  detail::propose(topology_name(topology_), exchange_name(exchange_), buffers, options_), refusal,
-                  buffers);
-    return buffers;
-  }
-
-  // All ranks hold the same parameters now.
-  void set_replicas() noexcept {
-    if constexpr (has_replicas) session_.rule().replicas().agree(buffers_);
-  }
-
-  detail::GlobalMean<C> make_global() {
-    if constexpr (StreamOrdered<C>)
-      return {communicator_, session_.staging()};
-    else
-      return {communicator_, *layout_};
-  }
-
-  // NCCL connects two ranks when they first meet, on the host, and that takes its time: better here than in a round.
-  // All edges of a period, in the order in which they come; all pairs, if the schedule is drawn at random and they are
-  // few.
-  void meet_peers() {
-    if constexpr (requires(const Call& here) { session_.meet(here, plan_); }) {
-      constexpr Round rounds = 4096;
-      constexpr Rank most_pairwise = 64;
-      const Rank rank = communicator_.rank();
-      const Rank size = communicator_.size();
-      const Round period = topology_.period(size);
-      if (max_degree_ == 0) return;
-      const Call here = call("first contact", 0);
-      for (Round t = 0; t < std::min(period, rounds); ++t) {
-        plan(t);
-        session_.meet(here, plan_);
-      }
-      for (Rank d = 1; period == 0 && size <= most_pairwise && d < size; ++d) {
-        plan_.clear();
-        plan_.tell((rank + d) % size);
-        plan_.hear((rank + size - d) % size, 1);
-        session_.meet(here, plan_);
-      }
-      session_.staging().engine().finish(here);
-    }
-  }
-
-  // Asks the engine, if it has an opinion.
-  void require_readable(std::span<const BufferView> buffers) const {
-    if constexpr (requires { communicator_.require_readable(buffers); }) communicator_.require_readable(buffers);
-  }
-
-  [[nodiscard]] detail::Identity identity() const {
-    return {topology_name(topology_), exchange_name(exchange_), communicator_.size(), digest_of_layout_};
-  }
-
-  [[nodiscard]] Call call(std::string_view what, std::uint64_t sequence) const noexcept {
-    Call here;
-    here.what = what;
-    here.channel = channel_;
-    here.sequence = sequence;
-    here.bytes = layout_->payload_bytes();
-    here.deadline = options_.deadline;
-    return here;
-  }
-
-  void perform_due(detail::DeviceStream<C> stream) {
-    const Round call = schedule_.calls + 1;
-    if (call % options_.every != 0) {
-      schedule_.calls = call;
-      return;
-    }
-    const Round due = schedule_.due + 1;
-    spent_ = false;
-    const bool globally =
-        due <= options_.warmup_rounds || (options_.global_every > 0 && due % options_.global_every == 0);
-    const auto performed = [&] {
-      schedule_.calls = call;
-      schedule_.due = due;
-      if (!globally) ++schedule_.round;
-      captured_ = 0;
-    };
-    try {
-      if (globally)
-        global_round("global mean", due, stream);
-      else
-        gossip_round(stream);
-    } catch (const NonFiniteError&) {
-      if (spent_) performed();
-      throw;
-    }
-    performed();
-    if constexpr (StreamOrdered<C>) throw_refusal();
-  }
-
-  void plan(Round round) {
-    plan_round(topology_, communicator_.rank(), communicator_.size(), round, plan_);
-    detail::require_valid(plan_, communicator_.rank(), communicator_.size(), max_degree_, T::name);
-  }
-
-  [[nodiscard]] Call gossip_call(Round round) const noexcept {
-    Call here = call("gossip round", round);
-    here.agreement = std::bit_cast<std::uint64_t>(schedule_.mixing);
-    return here;
-  }
-
-  void gossip_round(detail::NoStream) {
-    plan(schedule_.round);
-    const Call here = gossip_call(schedule_.round);
-    const bool alone = max_degree_ == 0;  // on every rank, in every round: nobody waits for anybody
-    std::optional<detail::NonFinite> found;
-    Seconds waited{0};
-    if (options_.check_finite.value_or(false))
-      found = alone     ? detail::find_non_finite(communicator_.rank(), buffers_)
-              : encodes ? finite_.everywhere(here, buffers_, waited)
-                        : finite_.along(plan_, here, buffers_, waited);
-    if (!alone && !(encodes && found)) waited += session_.round({here, buffers_, plan_, schedule_.mixing, !found});
-    metrics_.seconds_waiting += waited.count();
-    if (found) throw_non_finite(*found, here);
-    count_round();
-  }
-
-  void gossip_round(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
-    enqueue_round(schedule_.round, stream);
-    count_round();
-  }
-
-  void enqueue_round(Round round, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
-    plan(round);
-    const Call here = gossip_call(round);
-    const bool check_finite = options_.check_finite.value_or(false);
-    if (max_degree_ > 0 || check_finite)
-      session_.round({here, buffers_, plan_, schedule_.mixing, true}, check_finite, stream);
-  }
-
-  void count_round() noexcept {
-    ++metrics_.rounds;
-    if constexpr (has_replicas) metrics_.replica_distance = session_.rule().replica_distance();
-    metrics_.messages_sent += plan_.targets().size();
-    metrics_.bytes_sent += plan_.targets().size() * message_bytes_;
-    metrics_.bytes_received += plan_.sources().size() * message_bytes_;
-  }
-
-  void global_round(std::string_view what, std::uint64_t sequence, detail::NoStream) {
-    const Call here = call(what, sequence);
-    std::optional<detail::NonFinite> found;
-    Seconds waited{0};
-    if (options_.check_finite.value_or(false)) found = finite_.everywhere(here, buffers_, waited);
-    waited += global_.mean(here, buffers_, buffers_, !found);
-    metrics_.seconds_waiting += waited.count();
-    if (found) throw_non_finite(*found, here);
-    set_replicas();
-    detail::count_global_round(metrics_, communicator_.rank(), communicator_.size(), layout_->payload_bytes());
-  }
-
-  void global_round(std::string_view what, std::uint64_t sequence,
-                    detail::DeviceStream<C> stream) requires StreamOrdered<C> {
-    global_.mean(call(what, sequence), buffers_, options_.check_finite.value_or(false), stream);
-    detail::count_global_round(metrics_, communicator_.rank(), communicator_.size(), layout_->payload_bytes());
-  }
-
-  void require_not_capturing(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
-    if (session_.staging().capturing(stream)) throw UsageError("a graph can record average(stream), and nothing else");
-  }
-
-  // What a round on the device has found meanwhile.
-  void throw_refusal() requires StreamOrdered<C> {
-    if (const auto refusal = session_.staging().verdict())
-      throw_non_finite(refusal->where, call("round", refusal->sequence));
-  }
-
-  [[noreturn]] void throw_non_finite(const detail::NonFinite& found, const Call& here) {
-    spent_ = true;
-    detail::throw_non_finite(found, here, communicator_.rank(), communicator_.size());
-  }
-
-  void require_targets(const std::vector<BufferView>& targets) const {
-    detail::require_same_layout(buffers_, targets, "mean_into");
-    std::vector<BufferView> together = buffers_;
-    together.insert(together.end(), targets.begin(), targets.end());
-    detail::require_distinct(together, "parameter or target");
-    require_readable(targets);
-  }
-
-  [[nodiscard]] Call broadcast_from(Rank root) {
-    if (root < 0 || root >= communicator_.size())
-      throw UsageError("broadcast from rank " + std::to_string(root) + ": ranks are 0 to " +
-                       std::to_string(communicator_.size() - 1));
-    Call here = call("broadcast", ++calls_of_global_);
-    here.agreement = static_cast<std::uint64_t>(root);
-    return here;
-  }
-
-  C& communicator_;
-  T topology_;
-  E exchange_;
-  AveragerOptions options_;
-  std::uint32_t channel_;
-  std::vector<BufferView> buffers_;
-  std::unique_ptr<detail::Layout> layout_;  // on the heap: the members below refer to it when the averager moves
-  std::uint64_t digest_of_layout_;
-  Rank max_degree_;
-  std::size_t message_bytes_ = 0;
-  Neighborhood plan_;
-  Session session_;
-  detail::GlobalMean<C> global_;
-  detail::FiniteCheck<C> finite_;
-  detail::Schedule schedule_;
-  Round captured_ = 0;  // rounds recorded in graphs since the last one performed
-  std::uint64_t calls_of_global_ = 0;
-  bool spent_ = false;  // the round in which NonFiniteError was thrown has begun, and is over
-  Metrics metrics_;
+  using Rounds::call, Rounds::plan, Rounds::perform_due, Rounds::enqueue_round, Rounds::count_round,
+      Rounds::global_round, Rounds::throw_refusal, Rounds::throw_non_finite, Rounds::require_not_capturing,
+      Rounds::require_targets, Rounds::broadcast_from, Rounds::set_replicas, Rounds::identity, Rounds::require_readable,
+      Rounds::require_landed, Rounds::take_flight, Rounds::make_hidden, Rounds::perform_hidden, Rounds::enqueue_hidden,
+      Rounds::hidden_call, Rounds::count_hidden, Rounds::count_call, Rounds::has_replicas, Rounds::communicator_,
+      Rounds::options_, Rounds::buffers_, Rounds::max_degree_, Rounds::session_, Rounds::global_, Rounds::schedule_,
+      Rounds::captured_, Rounds::calls_of_global_, Rounds::metrics_, Rounds::hidden_, Rounds::flight_;
 };
 
 template <Communicator C, Topology T>

@@ -82,7 +82,8 @@ struct Incoming {
 /// message to all neighbours; `reserve(outgoing, incoming, bytes)`, which allocates what an exchange() with so many
 /// messages of at most so many bytes needs; `refuse(call, peer, text)`, which throws PeerError because of a message of
 /// the peer that cannot be used: this rank has failed then, and whoever waits for it learns of it;
-/// `require_readable(buffers)`, which throws UsageError for memory that it cannot work with.
+/// `require_readable(buffers)`, which throws UsageError for memory that it cannot work with; `background()`, a
+/// detail::Background (kith/background.hpp) on which hidden rounds go on: without it begin() performs them.
 ///
 /// @par Thread safety One thread at a time uses a communicator.
 template <class C>

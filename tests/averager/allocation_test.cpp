@@ -7,7 +7,9 @@
 #include <kith/averager.hpp>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -73,6 +75,58 @@ TEST_CASE("allocation: none in a round, from the first one on, on either path") 
       CHECK(in_others == 0);
     }
   }
+}
+
+namespace {
+
+// An engine that has no more than it must: hidden rounds go on in begin() there, where allocations are counted.
+class Plain {
+public:
+  explicit Plain(kith::thread::Communicator& communicator) : communicator_(communicator) {}
+  [[nodiscard]] kith::Rank rank() const noexcept { return communicator_.rank(); }
+  [[nodiscard]] kith::Rank size() const noexcept { return communicator_.size(); }
+  [[nodiscard]] std::uint32_t open_channel() { return communicator_.open_channel(); }
+  kith::Seconds exchange(const kith::Call& call, std::span<const kith::Outgoing> outgoing,
+                         std::span<const kith::Incoming> incoming) {
+    return communicator_.exchange(call, outgoing, incoming);
+  }
+  kith::Seconds all_gather(const kith::Call& call, std::span<const std::byte> mine, std::span<std::byte> all) {
+    return communicator_.all_gather(call, mine, all);
+  }
+
+private:
+  kith::thread::Communicator& communicator_;
+};
+
+}  // namespace
+
+TEST_CASE("allocation: none in a hidden round after the first, in the caller's thread and in that of the round") {
+  const std::vector<reference::Shape> shapes = {{kith::DType::f32, 4000}, {kith::DType::bf16, 5000, 1}};
+  std::atomic<std::uint64_t> in_rounds{0};
+  const auto body = [&](auto& communicator) {
+    reference::Model model{shapes};
+    kith::AveragerOptions options;
+    options.check_finite = true;
+    options.global_every = 3;
+    kith::DecentralizedAverager averager{communicator, kith::parse_topology("ring"), model.views(), options};
+    const auto round = [&] {
+      averager.begin();
+      averager.finish();
+    };
+    const std::size_t before = averager.staging_bytes();
+    round();
+    if (averager.staging_bytes() < before + 2 * model.bytes()) ++in_rounds;
+    in_rounds += allocations_of([&] {
+      for (int t = 0; t < 6; ++t) round();
+    });
+    if (averager.metrics().rounds != 5 || averager.metrics().global_rounds != 2) ++in_rounds;
+  };
+  kith::testing::run_both_ways(3, body);
+  kith::thread::run(3, [&](kith::thread::Communicator& communicator) {
+    Plain plain{communicator};
+    body(plain);
+  });
+  CHECK(in_rounds == 0);
 }
 
 TEST_CASE("allocation: none in a round of any encoding exchange, on either path") {

@@ -33,6 +33,29 @@ void require_plans(const T& topology, Rank rank, Rank size) {
   }
 }
 
+/// NCCL connects two ranks when they first meet, on the host, and that takes its time: better before the first round.
+/// All edges of a period, in the order in which they come; all pairs, if the schedule is drawn at random and they are
+/// few.
+template <class Session, Topology T>
+void meet_peers(Session& session, const T& topology, Rank rank, Rank size, Neighborhood& plan, const Call& here) {
+  constexpr Round rounds = 4096;
+  constexpr Rank most_pairwise = 64;
+  const Round period = topology.period(size);
+  if (topology.max_degree(size) == 0) return;
+  for (Round t = 0; t < std::min(period, rounds); ++t) {
+    plan_round(topology, rank, size, t, plan);
+    require_valid(plan, rank, size, topology.max_degree(size), T::name);
+    session.meet(here, plan);
+  }
+  for (Rank d = 1; period == 0 && size <= most_pairwise && d < size; ++d) {
+    plan.clear();
+    plan.tell((rank + d) % size);
+    plan.hear((rank + size - d) % size, 1);
+    session.meet(here, plan);
+  }
+  session.staging().engine().finish(here);
+}
+
 /// Throws UsageError for buffers that do not look like the averager's.
 inline void require_same_layout(std::span<const BufferView> own, std::span<const BufferView> others,
                                 std::string_view what) {

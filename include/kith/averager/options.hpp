@@ -49,7 +49,8 @@ struct Metrics {
   std::uint64_t messages_sent = 0;
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
-  /// Time spent in rounds waiting for peers to arrive. Stays 0 where rounds are enqueued: the host does not wait.
+  /// Time spent in rounds waiting for peers to arrive; of a hidden round, in finish() waiting for it. Stays 0 where
+  /// rounds are enqueued: the host does not wait.
   double seconds_waiting = 0;
   /// Of exchanges with replicas: norm(x_i - r_i), how far this rank's encoded buffers were from what the others
   /// remember of them when the latest gossip round began; of several replicas that a round used, the largest. It

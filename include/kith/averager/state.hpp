@@ -23,6 +23,30 @@ struct Schedule {
   double mixing = 1;
 };
 
+/// A call of the schedule: which one it is, and what it does.
+struct DueCall {
+  std::uint64_t call;
+  std::uint64_t due;  // among the calls that do something
+  bool is_due;
+  bool globally;
+};
+
+/// The call that comes next.
+[[nodiscard]] inline DueCall next_call(const Schedule& schedule, const AveragerOptions& options) noexcept {
+  const Round call = schedule.calls + 1;
+  if (call % options.every != 0) return {call, schedule.due, false, false};
+  const Round due = schedule.due + 1;
+  return {call, due, true,
+          due <= options.warmup_rounds || (options.global_every > 0 && due % options.global_every == 0)};
+}
+
+/// The schedule goes on behind it.
+inline void count_call(Schedule& schedule, const DueCall& done) noexcept {
+  schedule.calls = done.call;
+  schedule.due = done.due;
+  if (done.is_due && !done.globally) ++schedule.round;
+}
+
 /// What two averagers must have in common for one to continue from the other's state.
 struct Identity {
   std::string topology;

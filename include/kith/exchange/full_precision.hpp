@@ -118,6 +118,7 @@ public:
   }
 
   void require_place(std::span<const BufferView> buffers) const { stream_.require_place(buffers); }
+  [[nodiscard]] bool ever_in_place() const noexcept { return stream_.ever_in_place(); }
 
   Seconds round(const GossipRound& round) {
     stream_.open(round.call, round.plan, round.buffers);

@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <kith/background.hpp>
 #include <kith/communicator.hpp>
 #include <kith/error.hpp>
 #include <kith/mpi/engine.hpp>
@@ -42,7 +43,8 @@ struct CommunicatorOptions {
 /// for one that waits for it, within 0.1 s of the deadline. MPI itself cannot go on then: its requests stay pending, in
 /// memory that is Kith's own and is never freed, and MPI_Finalize would wait for ever. Save what is to be saved, then
 /// end the program by MPI_Abort. Kith itself never ends it.
-/// @par Thread safety One thread at a time uses a communicator and what is made from it; with less than
+/// @par Thread safety One thread at a time uses a communicator and what is made from it, besides Kith's own thread for
+/// hidden rounds (see background()); with less than
 /// MPI_THREAD_SERIALIZED it is the one that initialized MPI.
 class Communicator {
 public:
@@ -96,6 +98,7 @@ public:
 
   /// Allocates what exchange() will need for so many messages of at most `bytes`, so that no later call does.
   void reserve(std::size_t outgoing, std::size_t incoming, std::size_t bytes) {
+    engine_.settle();
     engine_.mail().reserve(outgoing, incoming, bytes);
   }
 
@@ -110,6 +113,10 @@ public:
                          "buffers; for buffers on a GPU use the NCCL engine, kith::nccl::Communicator");
     }
   }
+
+  /// See kith::Communicator. It has a thread if MPI was initialized with MPI_THREAD_MULTIPLE; with less, hidden rounds
+  /// are performed by begin().
+  [[nodiscard]] kith::detail::Background& background() noexcept { return engine_.peers().background(); }
 
   /// For Stream.
   [[nodiscard]] detail::Engine& engine() noexcept { return engine_; }

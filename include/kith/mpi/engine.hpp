@@ -36,7 +36,11 @@ public:
   [[nodiscard]] const Arena& arena() const noexcept { return arena_; }
   [[nodiscard]] std::size_t in_place_from_bytes() const noexcept { return in_place_from_bytes_; }
 
+  /// Waits until hidden rounds are over: before anything that is used by them, too.
+  void settle() { peers_.background().settle(); }
+
   Seconds exchange(const Call& call, std::span<const Outgoing> outgoing, std::span<const Incoming> incoming) {
+    settle();
     peers_.require_alive(call);
     Meeting meeting{call};
     mail_.exchange(meeting, outgoing, incoming);
@@ -44,12 +48,14 @@ public:
   }
 
   [[noreturn]] void refuse(const Call& call, Rank peer, const std::string& text) {
+    settle();
     peers_.require_alive(call);
     peers_.fail_protocol(Meeting{call}, peer, text);
   }
 
   /// Every rank sends to every other: so each knows whom it waits for.
   Seconds all_gather(const Call& call, std::span<const std::byte> mine, std::span<std::byte> all) {
+    settle();
     outgoing_.clear();
     incoming_.clear();
     for (Rank r = 0; r < peers_.size(); ++r) {
@@ -66,6 +72,7 @@ public:
 
   /// Collective: see Arena::take.
   [[nodiscard]] Arena::Lease take(std::size_t bytes, Seconds deadline = Call{}.deadline) {
+    settle();
     return arena_.take(bytes, gather("allocation of shared memory", deadline));
   }
 
@@ -79,6 +86,7 @@ public:
 
   /// To be called once, at the end: gives MPI back what can be given back.
   void leave(bool unwinding) noexcept {
+    settle();
     if (peers_.leave(unwinding)) arena_.free();
   }
 

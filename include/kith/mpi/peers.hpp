@@ -19,6 +19,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <kith/background.hpp>
 #include <kith/communicator.hpp>
 #include <kith/error.hpp>
 #include <kith/mpi/native.hpp>
@@ -81,6 +82,9 @@ public:
   [[nodiscard]] Rank rank() const noexcept { return rank_; }
   [[nodiscard]] Rank size() const noexcept { return size_; }
   [[nodiscard]] bool failed() const noexcept { return failure_.has_value(); }
+
+  /// See kith::Communicator. It has a thread where MPI lets several threads call it.
+  [[nodiscard]] kith::detail::Background& background() noexcept { return background_; }
 
   /// Whether so many ranks on this machine have to take turns on its cores.
   [[nodiscard]] static bool crowded(Rank ranks) noexcept { return ranks > sysconf(_SC_NPROCESSORS_ONLN); }
@@ -182,6 +186,8 @@ public:
 private:
   static constexpr Rank nobody = -1;
   static constexpr int spins = 2000;  // where each rank has a core: about 50 us
+  static constexpr int background_spins = 200;
+  static constexpr std::chrono::microseconds background_nap{20};
   static constexpr std::chrono::milliseconds look_interval{1};
   static constexpr std::chrono::milliseconds settling{40};  // for reports of others to come in before one is blamed
 
@@ -227,8 +233,22 @@ private:
           "MPI_THREAD_SERIALIZED");
   }
 
+  [[nodiscard]] static bool lets_threads_in() noexcept {
+    int running = 0;
+    int ended = 0;
+    int level = MPI_THREAD_SINGLE;
+    MPI_Initialized(&running);
+    MPI_Finalized(&ended);
+    if (running != 0 && ended == 0) MPI_Query_thread(&level);  // if not, the constructor refuses
+    return level == MPI_THREAD_MULTIPLE;
+  }
+
   void rest(int polls) const noexcept {
-    if (crowded_ || polls >= spins)
+    // The host computes meanwhile, maybe on this core: a thread that yields gets it back when a time slice is over, one
+    // that sleeps at once.
+    if (background_.is_here() && (crowded_ || polls >= background_spins))
+      std::this_thread::sleep_for(background_nap);
+    else if (crowded_ || polls >= spins)
       sched_yield();
     else
       thread::detail::relax();
@@ -344,6 +364,7 @@ private:
   std::optional<Failure> failure_;
   std::vector<MPI_Request> told_;
   std::unique_ptr<std::list<std::shared_ptr<void>>> kept_ = std::make_unique<std::list<std::shared_ptr<void>>>();
+  kith::detail::Background background_{lets_threads_in()};
 };
 
 }  // namespace kith::mpi::detail

@@ -58,6 +58,7 @@ public:
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
   ~Stream() {
+    engine_.settle();
     if (peers_.failed()) peers_.keep(private_part_.share());  // MPI may still be sending from it
   }
 
@@ -81,6 +82,7 @@ public:
   }
 
   void open(const Call& call, const Neighborhood& plan, std::span<const BufferView> buffers) {
+    engine_.settle();
     peers_.require_alive(call);
     meeting_.emplace(call);
     first_ += pieces_;

@@ -33,6 +33,8 @@ public:
     communicator.refuse(call, peer, text);
   }
   { communicator_.refuse(call, peer, text); }
+  [[nodiscard]] auto& background() requires requires(C& communicator) { communicator.background(); }
+  { return communicator_.background(); }
 
 private:
   C& communicator_;

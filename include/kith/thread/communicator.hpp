@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include <kith/background.hpp>
 #include <kith/communicator.hpp>
 #include <kith/thread/world.hpp>
 
@@ -20,7 +21,8 @@ namespace kith::thread {
 ///
 /// No bytes are sent anywhere: ranks read each other's memory.
 ///
-/// @par Thread safety One thread at a time uses a Communicator; the Communicators of a World work concurrently.
+/// @par Thread safety One thread at a time uses a Communicator, besides Kith's own for hidden rounds; the Communicators
+/// of a World work concurrently.
 class Communicator {
 public:
   /// @throws UsageError if `rank` is not a rank of the world or is already taken.
@@ -35,6 +37,7 @@ public:
   Communicator& operator=(const Communicator&) = delete;
 
   ~Communicator() {
+    background_.settle();
     world_.leave(rank_, std::uncaught_exceptions() > uncaught_ ? "it was unwound by an exception"
                                                                : "its communicator was destroyed");
   }
@@ -52,6 +55,7 @@ public:
   template <class P, class Work, class Epilogue>
   Seconds collaborate(const Call& call, P& publication, std::size_t claims, const Work& work,
                       const Epilogue& epilogue) {
+    background_.settle();
     return world_.meet(rank_, call, publication, claims, work, epilogue);
   }
 
@@ -103,6 +107,9 @@ public:
     return collaborate(checked, gather, static_cast<std::size_t>(size()), collect, [](auto) noexcept {});
   }
 
+  /// See kith::Communicator.
+  [[nodiscard]] kith::detail::Background& background() noexcept { return background_; }
+
 private:
   struct Mail {
     std::span<const Outgoing> outgoing;
@@ -128,6 +135,7 @@ private:
   World& world_;
   const Rank rank_;
   std::uint32_t channels_ = 0;
+  kith::detail::Background background_;
   const int uncaught_ = std::uncaught_exceptions();
 };
 
