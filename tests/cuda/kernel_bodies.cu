@@ -98,6 +98,28 @@ void bind_averages() {
   bind_average<D, 0, kith::cuda::max_sources, Shadowed>();
 }
 
+template <DType D>
+void bind_change() {
+  bind(
+      detail::change_kernel<D>,
+      [](const detail::Change& a, dim3 grid, std::vector<Range>& reads, std::vector<Range>& writes) {
+        add_go(a.go, reads);
+        add_table(a.work, grid, reads);
+        add_work(a.work, reads);
+        add_work(a.work, writes);
+        reads.push_back({a.after, a.work.bucket_bytes});
+        reads.push_back({a.before, a.work.bucket_bytes});
+      },
+      [](detail::Change a, dim3 grid, Translate translate) {
+        std::vector<Tile> tiles;
+        translate_work(a.work, grid.x, tiles, translate);
+        translate_pointer(a.after, translate);
+        translate_pointer(a.before, translate);
+        translate_pointer(a.go, translate);
+        for_each_thread(grid, [&](unsigned block, unsigned thread) { detail::add_change<D>(a, block, thread); });
+      });
+}
+
 template <bool Check>
 void bind_copy() {
   bind(
@@ -173,6 +195,10 @@ const bool bound = [] {
   bind_averages<DType::f16>();
   bind_averages<DType::bf16>();
   bind_averages<DType::f32, true>();
+  bind_change<DType::f32>();
+  bind_change<DType::f64>();
+  bind_change<DType::f16>();
+  bind_change<DType::bf16>();
   bind_copy<false>();
   bind_copy<true>();
   bind_distance<DType::f32>();

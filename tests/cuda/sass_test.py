@@ -60,6 +60,9 @@ def faults(name, code):
     average = AVERAGE.search(name)
     if average:
         yield from faults_of_average(DTYPES[int(average[1])], int(average[2]), average[4] == "1", opcodes)
+    elif "change_kernel" in name:
+        if in_flight(opcodes) < 6 or not any(re.match(r"STG\..*128", opcode) for opcode in opcodes):
+            yield "less than six 16-byte loads at a time, or no 16-byte stores"
     elif "copy_kernel" in name:
         if in_flight(opcodes) < 4 or not any(re.match(r"STG\..*128", opcode) for opcode in opcodes):
             yield "less than four 16-byte loads at a time, or no 16-byte stores"

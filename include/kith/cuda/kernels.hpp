@@ -42,6 +42,12 @@ cudaError_t weighted_average(DType dtype, void* values, std::span<const Source> 
 cudaError_t weighted_average(float* values, std::span<const Source> sources, double mixing, std::size_t count,
                              Shadow shadow, const std::uint32_t* go, cudaStream_t stream);
 
+/// @brief The end of a hidden round, in place: values[i] += after[i] - before[i], in the arithmetic of
+/// weighted_average(): each operation rounded on its own, 16-bit values once. Four bytes of memory traffic per byte.
+/// @param after, before [count] elements each, which overlap `values` nowhere.
+cudaError_t add_difference(DType dtype, void* values, const void* after, const void* before, std::size_t count,
+                           const std::uint32_t* go, cudaStream_t stream);
+
 /// @name Many tensors at once
 /// Tensors, or pieces of them, that are sent as one flat bucket. add_table() makes the table that names them, the
 /// caller puts it on the device, and a launch costs the same for one tensor as for a thousand.
@@ -57,6 +63,10 @@ cudaError_t unpack(const Table& table, const void* bucket, const std::uint32_t* 
 /// weighted_average() of the tensors, with sources that are buckets. One launch for each dtype in the table.
 cudaError_t weighted_average(const Table& table, std::span<const Source> buckets, double mixing,
                              const std::uint32_t* go, cudaStream_t stream);
+
+/// add_difference() of the tensors, with buckets of what they were in a copy. One launch for each dtype in the table.
+cudaError_t add_difference(const Table& table, const void* after, const void* before, const std::uint32_t* go,
+                           cudaStream_t stream);
 /// @}
 
 /// Copies `bytes` bytes. The ranges do not overlap. Addresses that are equal modulo 16 are best.

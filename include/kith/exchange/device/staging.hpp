@@ -65,6 +65,8 @@ public:
   [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
   [[nodiscard]] std::size_t bucket_bytes() const noexcept { return bucket_bytes_; }
   [[nodiscard]] std::span<const Stretch> stretches() const noexcept { return stretches_; }
+  /// Where a buffer begins.
+  [[nodiscard]] std::size_t place(std::size_t buffer) const noexcept { return places_[buffer]; }
 
   /// The tiles of the packed buffers, and the table that names them once they have an address on the device.
   [[nodiscard]] cuda::Table table(std::span<const BufferView> buffers, std::vector<cuda::Tile>& tiles) const {
@@ -160,8 +162,12 @@ public:
   [[nodiscard]] const DeviceLayout& layout() const noexcept { return layout_; }
   /// How many messages there is room for.
   [[nodiscard]] std::size_t slots() const noexcept { return slots_; }
-  [[nodiscard]] const cuda::Table& table() const noexcept { return *table_; }
+  [[nodiscard]] const cuda::Table& table() const noexcept { return aside_ != nullptr ? **aside_ : *table_; }
   [[nodiscard]] auto& engine() noexcept { return engine_; }
+  /// To be called before another stream than Kith's is given something that reads table().
+  void order_behind_table(Stream stream) const {
+    cuda::check(cudaStreamWaitEvent(stream, copied_.get(), 0), "let a stream wait for an event");
+  }
 
   /// The bucket, and where the message of in-neighbour k is received.
   [[nodiscard]] std::byte* bucket() const noexcept { return memory_.data(); }
@@ -202,9 +208,22 @@ public:
       const cuda::Range part{"kith: commit"};
       cuda::check(cuda::settle_round(state, header, own), "settle a round");
       commit();
-      cuda::order(exit_, own, stream);
+      if (aside_ == nullptr) cuda::order(exit_, own, stream);
     });
   }
+
+  /// As long as there is one, operations are about a copy of the model, whose small buffers a table of its own names,
+  /// and the caller's stream does not wait for them.
+  class Aside {
+  public:
+    Aside(DeviceStaging& staging, const DeviceTable& table) noexcept : staging_(staging) { staging_.aside_ = &table; }
+    Aside(const Aside&) = delete;
+    Aside& operator=(const Aside&) = delete;
+    ~Aside() { staging_.aside_ = nullptr; }
+
+  private:
+    DeviceStaging& staging_;
+  };
 
   /// A value that was not finite, and kept a round from being committed.
   struct Refusal {
@@ -231,6 +250,7 @@ public:
     const cuda::DeviceGuard guard{engine_.device()};
     engine_.drain(call);
     table_ = DeviceTable{layout_, buffers, engine_.stream()};
+    cuda::check(cudaEventRecord(copied_.get(), engine_.stream()), "record an event");
   }
 
 private:
@@ -245,6 +265,7 @@ private:
         memory_(received_at(slots)),
         headers_((1 + std::max(slots, static_cast<std::size_t>(engine_.size()))) * sizeof(cuda::RoundHeader)),
         words_(2 * sizeof(std::uint64_t)) {
+    cuda::check(cudaEventRecord(copied_.get(), engine_.stream()), "record an event");
     // Between the buffers of a bucket are gaps, which nobody writes; sums go over them.
     if (layout_.bucket_bytes() > 0)
       cuda::check(cudaMemsetAsync(bucket(), 0, layout_.bucket_bytes(), engine_.stream()), "clear the bucket");
@@ -280,17 +301,19 @@ private:
                                             static_cast<std::uint32_t>(stretch.buffer), finding, own),
                       "look for values that are not finite");
     }
-    if (layout_.bucket_bytes() > 0) cuda::check(cuda::pack(*table_, bucket(), finding, own), "pack small buffers");
+    if (layout_.bucket_bytes() > 0) cuda::check(cuda::pack(table(), bucket(), finding, own), "pack small buffers");
   }
 
   Engine& engine_;
   DeviceLayout layout_;
   std::size_t slots_;
   DeviceTable table_;
+  const DeviceTable* aside_ = nullptr;
   cuda::DeviceMemory memory_;
   cuda::DeviceMemory headers_;
   cuda::DeviceMemory words_;
   cuda::Pinned<cuda::RoundReport> report_;
+  cuda::Event copied_;  // the table is on the device
   cuda::Event entry_;
   cuda::Event exit_;
 };
