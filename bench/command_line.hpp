@@ -56,6 +56,8 @@ struct SweepOptions {
   bool no_shared_memory = false;
   std::string bucket_bytes = "0";
   std::uint64_t seed = 1;
+  /// Of `round`: how long to compute beside a hidden round; empty: none is measured.
+  std::string overlap;
   std::string json;
 };
 

@@ -153,6 +153,23 @@ ExchangeLine measure_any(Group& group, const SweepOptions& options, const AnyTop
       exchange);
 }
 
+template <class Group>
+OverlapLine measure_any_hidden(Group& group, const SweepOptions& options, const AnyTopology& topology,
+                               const digits::AnyExchange& exchange, const BufferView& model,
+                               const ComputeTime& compute) {
+  kith::AveragerOptions averaging;
+  averaging.bucket_bytes = parse_bytes(options.bucket_bytes);
+  averaging.encode_from_bytes = 0;
+  return std::visit(
+      [&](const auto& one) {
+        kith::DecentralizedAverager averager{group.communicator(), topology, {model}, one, averaging};
+        return measure_overlap(group, options, model,
+                               {[&] { averager.average(); }, [&] { averager.begin(); }, [&] { averager.finish(); }},
+                               compute);
+      },
+      exchange);
+}
+
 }  // namespace
 
 double ExchangeLine::pays_below() const {
@@ -177,7 +194,17 @@ ExchangeLine measure_exchange(ThreadGroup& group, const SweepOptions& options, c
   return measure_any(group, options, topology, exchange, model);
 }
 
+OverlapLine measure_hidden(ThreadGroup& group, const SweepOptions& options, const AnyTopology& topology,
+                           const digits::AnyExchange& exchange, const BufferView& model, const ComputeTime& compute) {
+  return measure_any_hidden(group, options, topology, exchange, model, compute);
+}
+
 #if defined(KITH_BENCH_MPI)
+OverlapLine measure_hidden(MpiGroup& group, const SweepOptions& options, const AnyTopology& topology,
+                           const digits::AnyExchange& exchange, const BufferView& model, const ComputeTime& compute) {
+  return measure_any_hidden(group, options, topology, exchange, model, compute);
+}
+
 ExchangeLine measure_exchange(MpiGroup& group, const SweepOptions& options, const AnyTopology& topology,
                               const digits::AnyExchange& exchange, const BufferView& model) {
   return measure_any(group, options, topology, exchange, model);

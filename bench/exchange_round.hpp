@@ -8,6 +8,7 @@
 #include <train_digits/exchanges.hpp>
 
 #include "engines.hpp"
+#include "overlap_round.hpp"
 #include "sweep.hpp"
 
 namespace bench {
@@ -31,7 +32,16 @@ struct ExchangeLine {
 /// Throws kith::UsageError on every rank where the exchange cannot serve the topology.
 ExchangeLine measure_exchange(ThreadGroup& group, const SweepOptions& options, const kith::AnyTopology& topology,
                               const digits::AnyExchange& exchange, const kith::BufferView& model);
+/// @brief Collective. A hidden round with any exchange, beside an open one.
+///
+/// Throws kith::UsageError on every rank where the exchange cannot serve the topology.
+OverlapLine measure_hidden(ThreadGroup& group, const SweepOptions& options, const kith::AnyTopology& topology,
+                           const digits::AnyExchange& exchange, const kith::BufferView& model,
+                           const ComputeTime& compute);
 #if defined(KITH_BENCH_MPI)
+OverlapLine measure_hidden(MpiGroup& group, const SweepOptions& options, const kith::AnyTopology& topology,
+                           const digits::AnyExchange& exchange, const kith::BufferView& model,
+                           const ComputeTime& compute);
 ExchangeLine measure_exchange(MpiGroup& group, const SweepOptions& options, const kith::AnyTopology& topology,
                               const digits::AnyExchange& exchange, const kith::BufferView& model);
 #endif

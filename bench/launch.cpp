@@ -28,6 +28,12 @@ bool wants_mpi(int argc, char** argv) {
   return false;
 }
 
+// Hidden rounds go on beside the host only where MPI lets two threads in; that costs every call of MPI a little.
+bool wants_threads(int argc, char** argv) {
+  return std::any_of(argv + 1, argv + argc,
+                     [](const char* argument) { return std::string_view{argument}.starts_with("--overlap"); });
+}
+
 int world_rank() {
   int rank = 0;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
@@ -58,7 +64,7 @@ bool all_have_come(MPI_Comm all, bool patient) {
 Launch::Launch(int& argc, char**& argv) {
   if (!wants_mpi(argc, argv)) return;
   int provided = 0;
-  MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+  MPI_Init_thread(&argc, &argv, wants_threads(argc, argv) ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED, &provided);
   MPI_Comm_dup(MPI_COMM_WORLD, &all_);
   if (world_rank() != 0 && std::freopen("/dev/null", "w", stdout) == nullptr) std::fclose(stdout);
 }

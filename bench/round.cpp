@@ -14,6 +14,7 @@
 #include "commands.hpp"
 #include "engines.hpp"
 #include "exchange_round.hpp"
+#include "overlap_round.hpp"
 #include "sweep.hpp"
 
 namespace bench {
@@ -32,6 +33,7 @@ struct Plan {
   std::vector<AnyTopology> topologies;
   std::vector<std::string> memories;
   std::vector<digits::NamedExchange> exchanges;  // that encode; empty: a round as it is
+  std::vector<ComputeTime> overlaps;             // beside hidden rounds; empty: none are measured
 };
 
 // FullPrecision stands beside every other exchange, and need not be asked for.
@@ -51,7 +53,8 @@ Plan parse(const SweepOptions& options) {
           parse_dtypes(options.dtypes),
           parse_topologies(options.topologies.empty() ? Group::topologies : options.topologies),
           parse_memories<Group>(options),
-          parse_encoding(options.exchanges)};
+          options.overlap.empty() ? parse_encoding(options.exchanges) : digits::parse_exchanges(options.exchanges),
+          options.overlap.empty() ? std::vector<ComputeTime>{} : parse_overlaps(options.overlap)};
 }
 
 // The topologies that exist for so many ranks; a remark about each of the others.
@@ -113,10 +116,27 @@ void add_exchanges(Group& group, const Plan& plan, const Subject& subject, const
   }
 }
 
+// The lines of hidden rounds.
+template <class Group>
+void add_overlaps(Group& group, const Plan& plan, const Subject& subject, const AnyTopology& topology,
+                  const kith::BufferView& model, Report& report) {
+  for (const digits::NamedExchange& exchange : plan.exchanges)
+    for (const ComputeTime& compute : plan.overlaps) {
+      try {
+        const OverlapLine line = measure_hidden(group, plan.options, topology, exchange.exchange, model, compute);
+        Subject mine = subject;
+        mine.exchange = exchange.name;
+        if (group.rank() == 0) add_overlap(report, mine, line);
+      } catch (const kith::UsageError& error) {  // on every rank
+        if (group.rank() == 0) Report::line("# left out: " + exchange.name + ": " + std::string{error.message()});
+      }
+    }
+}
+
 // Every line of one number of ranks and one element type.
 template <class Group>
-void sweep(Group& group, const Plan& plan, const std::vector<AnyTopology>& topologies, DType dtype, Table& table,
-           std::size_t& wrong) {
+void sweep(Group& group, const Plan& plan, const std::vector<AnyTopology>& topologies, DType dtype, Report& report,
+           Table& table, std::size_t& wrong) {
   const SweepOptions& options = plan.options;
   const Models<Group> models{group, plan.memories, dtype, plan.sizes.back()};
   for (const AnyTopology& topology : topologies) {
@@ -125,6 +145,10 @@ void sweep(Group& group, const Plan& plan, const std::vector<AnyTopology>& topol
         const kith::BufferView model = models.view(memory, size);
         const Subject subject{"round", options.engine, group.size(), topology_name(topology),  "",
                               dtype,   model.bytes(),  memory,       !options.no_shared_memory};
+        if (!plan.overlaps.empty()) {
+          add_overlaps(group, plan, subject, topology, model, report);
+          continue;
+        }
         if (!plan.exchanges.empty()) {
           add_exchanges(group, plan, subject, topology, model, table, wrong);
           continue;
@@ -150,7 +174,7 @@ int run(const SweepOptions& options, const Invocation& invocation) {
     measured = measured || !topologies.empty();
     for (const DType dtype : plan.dtypes)
       if (!topologies.empty())
-        Group::run(ranks, options, [&](Group& group) { sweep(group, plan, topologies, dtype, table, wrong); });
+        Group::run(ranks, options, [&](Group& group) { sweep(group, plan, topologies, dtype, report, table, wrong); });
   }
   if (!measured) throw kith::UsageError("none of these topologies exists for any of these numbers of ranks");
   return report.finish(wrong);
@@ -172,6 +196,10 @@ void add_round(CLI::App& app, Invocation& invocation) {
                    "measure these beside full precision: " + digits::names_of(digits::exchanges(), ", "))
       ->type_name("LIST")
       ->capture_default_str();
+  command
+      ->add_option("--overlap", options->overlap,
+                   "how much of a round is hidden behind so many microseconds of computing; auto: 1.5 times the round")
+      ->type_name("LIST");
   command->callback([options, &invocation] {
     with_engine(options->engine,
                 [&]<class Group>(std::type_identity<Group>) { invocation.status = run<Group>(*options, invocation); });

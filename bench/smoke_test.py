@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a sub-command of kith_bench on something tiny and checks its exit status, table and JSON.
 
-usage: smoke_test.py KITH_BENCH WORK_DIR {round|exchange|allreduce|mix|codec|topologies|plan|misuse|plot|mpi|mpi_misuse} [MPIEXEC]
+usage: smoke_test.py KITH_BENCH WORK_DIR {round|exchange|overlap|allreduce|mix|codec|topologies|plan|misuse|plot|mpi|mpi_misuse} [MPIEXEC]
 """
 
 import json
@@ -21,6 +21,8 @@ ARGUMENTS = {
     "exchange": "-b 4K -e 4K -n 3 -w 1 --ranks 2,3 --topology ring,one-peer-exponential --dtype f32,f64,f16,bf16 "
                 "--exchange full-precision,direct:int4-block,choco:int8-block,difference:min-max-uint8,"
                 "masked-mean:cyclic-mask:0.1",
+    "overlap": "-b 4K -e 4K -n 3 -w 1 --ranks 1,2 --topology ring --exchange full-precision,choco:int8-block "
+               "--overlap auto,50",
     "codec": "-b 1K -e 4K -f 2 -n 3 --dtype f32,f64,f16,bf16",
     "allreduce": "-b 2 -e 4K -f 64 -n 3 --ranks 1,2,3 --dtype f32,f64,f16,bf16",
     "mix": "--ranks 4,6 --topology one-peer-exponential,ring,cycle:[ring,base-graph],hypercube --count 8 --factor 1e-2",
@@ -33,6 +35,8 @@ MORE_KEYS = {
     "round": {"limit_us_p50": float, "count": int, "iterations": int, "bytes_sent": (int, float)},
     "exchange": {"exchange": str, "encode_us_p50": float, "decode_us_p50": float, "wire_us_p50": float,
                  "full_precision_us_p50": float, "full_precision_bytes_sent": (int, float)},
+    "overlap": {"exchange": str, "launch": str, "compute_us_p50": float, "together_us_p50": float, "exposed_us": float,
+                "hidden": (int, float)},
     "codec": {"codec": str, "memcpy_us_p50": float, "encode_us_p50": float, "decode_add_us_p50": float,
               "encode_GBps": float, "relative_error": float, "wire_bytes": float, "bytes_per_element": float},
     "allreduce": {"limit_us_p50": float, "count": int, "iterations": int, "bytes_sent": (int, float)},
@@ -64,7 +68,7 @@ def record_of(bench, work, name):
     """Runs a sub-command; its output and JSON."""
     file = work / f"{name}.json"
     file.unlink(missing_ok=True)
-    done = run(bench, "round" if name == "exchange" else name, *ARGUMENTS[name].split(), "--json", file)
+    done = run(bench, "round" if name in ("exchange", "overlap") else name, *ARGUMENTS[name].split(), "--json", file)
     print(done.stdout)
     require(done.returncode == 0, f"exit status {done.returncode}")
     return done.stdout, json.loads(file.read_text(encoding="utf-8"))
@@ -96,6 +100,18 @@ def check_round(results):
         peers = {"ring": min(r["ranks"] - 1, 2), "complete": r["ranks"] - 1}.get(r["topology"])
         require(peers is None or r["bytes_sent"] == peers * r["bytes"], f"bytes sent in {r}")
         require(("by_hand_us_p50" in r) == (r["dtype"] in ("f32", "f64")), f"loop by hand in {r}")
+
+
+def check_overlap(bench, work):
+    text, record = record_of(bench, work, "overlap")
+    require(sum(1 for line in text.splitlines() if not line.startswith("#")) == len(record["results"]) == 2 * 2 * 2,
+            f"{len(record['results'])} results")
+    for r in record["results"]:
+        require_keys(r, MORE_KEYS["overlap"] | {"time_us_p50": float, "bytes": int, "iterations": int}, "result")
+        require(r["name"] == "round" and r["launch"] == "hidden" and 0 <= r["hidden"] <= 1, f"bad result {r}")
+        exposed = r["together_us_p50"] - r["compute_us_p50"]
+        hidden = min(max(1 - exposed / r["time_us_p50"], 0), 1)
+        require(abs(r["hidden"] - hidden) < 1e-6 and r["compute_us_p50"] > 0, f"what is hidden in {r}")
 
 
 def check_exchange(results):
@@ -201,6 +217,7 @@ def check_misuse(bench, work):
         "round --dtype f31": ["f31", "bf16"],
         "round --engine smoke": ["thread"],
         "round --exchange int8": ["int8", "choco:int8-block"],
+        "round --overlap soon": ["soon", "auto"],
         "codec --codec int7": ["int7", "int8-block:256"],
         "codec -b 2 -e 2": ["-b"],
         "round --ranks 0": ["number of ranks"],
@@ -269,6 +286,9 @@ def check_mpi(bench, work, mpiexec):
                "--exchange choco:int8-block,direct:int4-block".split())
     print(done.stdout)
     require(done.returncode == 0 and done.stdout.count("#   saves ") == 2, "round --exchange under MPI")
+    done = run(*f"{launcher} -n 2 {bench} round --engine mpi -b 4K -e 4K -n 3 --topology ring --overlap auto,50".split())
+    print(done.stdout)
+    require(done.returncode == 0 and done.stdout.count(" full-precision ") == 2, "round --overlap under MPI")
     table = work / "table.json"
     done = run(sys.executable, BENCH_DIR / "mpi_table.py", "--bench", bench, "--mpirun", launcher, "--ranks", "1,2",
                "--out", table, "--", *"-b 4 -e 4K -f 1024 -n 3 --memory own,allocated".split())
@@ -318,6 +338,8 @@ def main():
         check_misuse(bench, work)
     elif name == "plan":
         check_plan(bench, work)
+    elif name == "overlap":
+        check_overlap(bench, work)
     elif name == "plot":
         check_plot(bench, work)
     elif name == "mpi":
