@@ -23,12 +23,14 @@
 #include <kith/exchange/direct.hpp>
 #include <kith/exchange/full_precision.hpp>
 #include <kith/exchange/masked_mean.hpp>
+#include <kith/exchange/sharded.hpp>
 #include <kith/numeric/convert.hpp>
 #include <kith/thread/run.hpp>
 #include <kith/topology.hpp>
 #include <kith/topology/analysis.hpp>
 #include <kith/topology/any.hpp>
 #include <kith/topology/cycle.hpp>
+#include <kith/topology/hierarchical.hpp>
 #include <kith/types.hpp>
 #include <kith/version.hpp>
 #include <kith/view.hpp>

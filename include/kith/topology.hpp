@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -33,8 +34,9 @@ public:
 
   Neighborhood() = default;
   explicit Neighborhood(Rank max_degree) {
-    sources_.reserve(static_cast<std::size_t>(max_degree));
-    targets_.reserve(static_cast<std::size_t>(max_degree));
+    const std::size_t room = 3 * static_cast<std::size_t>(max_degree);  // also for what is dropped again
+    sources_.reserve(room);
+    targets_.reserve(room);
   }
 
   void clear() noexcept {
@@ -57,6 +59,22 @@ public:
   /// Whom this rank tells; in ascending rank after plan_round().
   [[nodiscard]] std::span<const Rank> targets() const noexcept { return targets_; }
 
+  /// @brief A place in both lists. For topologies that are made of another one, which they ask for its plan in the same
+  /// memory: they remember where that begins, read it, and take it away again.
+  struct Mark {
+    std::size_t sources;
+    std::size_t targets;
+  };
+  [[nodiscard]] Mark mark() const noexcept { return {sources_.size(), targets_.size()}; }
+  /// Takes away what stands between two marks.
+  void drop(Mark from, Mark to) noexcept {
+    const auto erase = [](auto& list, std::size_t first, std::size_t last) {
+      list.erase(list.begin() + static_cast<std::ptrdiff_t>(first), list.begin() + static_cast<std::ptrdiff_t>(last));
+    };
+    erase(sources_, from.sources, to.sources);
+    erase(targets_, from.targets, to.targets);
+  }
+
   /// Sorts both lists by rank: the order in which values are added up.
   void sort() {
     constexpr auto by_rank = [](const Source& a, const Source& b) { return a.rank < b.rank; };
@@ -68,6 +86,30 @@ public:
 private:
   std::vector<Source> sources_;
   std::vector<Rank> targets_;
+};
+
+/// What a rank sends in a round over one kind of link: the most of any rank in any round.
+struct LinkTraffic {
+  std::uint64_t messages = 0;
+  /// Models: times the bytes of one, its dtype being f32 or f64 (Sharded sends means of 16-bit types as f32).
+  double models = 0;
+};
+
+/// @brief What travels inside machines, over fast links, and between them, over slow ones.
+///
+/// Sharded cuts the model of a machine of L ranks into L shards. Between machines of equal sizes they match, and a rank
+/// sends its own in one message for each machine that is told. Elsewhere shards overlap: the bytes are the same, 1/L of
+/// a model, in up to 1 + ceil(L' / L) messages to a machine of L' ranks.
+struct MachineTraffic {
+  Rank machines = 1;
+  /// With the exchange FullPrecision.
+  LinkTraffic fast;
+  LinkTraffic slow;
+  /// With the exchange Sharded; empty for a topology whose machines do not average as one.
+  std::optional<LinkTraffic> sharded_fast;
+  std::optional<LinkTraffic> sharded_slow;
+  /// Whether all machines that exchange shards in some round have equal sizes.
+  bool shards_match = true;
 };
 
 /// @brief What analyze() says of a topology at a size.
@@ -98,6 +140,8 @@ struct TopologyReport {
   std::optional<Round> exact_after;
   /// The same from the worst starting round: gradients enter at every phase.
   std::optional<Round> exact_after_any_phase;
+  /// Messages and bytes inside machines and between them, of a topology that says which ranks share a machine.
+  std::optional<MachineTraffic> traffic;
 };
 
 /// @brief With whom, and with which weight, a rank averages in a round.
@@ -120,7 +164,10 @@ struct TopologyReport {
 /// - `static from_parameters(std::string_view)`: the inverse, throws UsageError; see kith/topology/any.hpp;
 /// - `full_name()`: a std::string, where family and parameters are known at run time only (AnyTopology);
 /// - `report(size)`: the TopologyReport in closed form (see kith/topology/analysis.hpp); an std::optional of it where
-///   only some sizes have one.
+///   only some sizes have one;
+/// - `machine_of(rank, size)`: a number of the machine that a rank is on, for topologies whose machines average as one:
+///   W(i, j) depends on nothing but the machines of i and j. Links inside a machine are fast. An std::optional of it
+///   where that is known at run time only (AnyTopology). See kith/topology/hierarchical.hpp.
 template <class T>
 concept Topology = std::copyable<T> &&
     requires(const T& topology, Rank rank, Rank size, Round round, Neighborhood& out) {

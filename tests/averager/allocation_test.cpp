@@ -23,6 +23,7 @@
 #include <kith/exchange/difference.hpp>
 #include <kith/exchange/direct.hpp>
 #include <kith/exchange/masked_mean.hpp>
+#include <kith/exchange/sharded.hpp>
 #include <kith/testing/message_passing.hpp>
 #include <kith/topology/any.hpp>
 
@@ -158,6 +159,9 @@ TEST_CASE("allocation: none in a round of any encoding exchange, on either path"
   }
   check(kith::Difference{kith::MinMaxUInt8{}}, "ring");
   check(kith::Direct{kith::Cast<kith::bfloat16>{}}, "random-matching:1");
+  for (const char* topology :
+       {"hierarchical:2,ring", "hierarchical:3,static-exponential"})  // machines of 2, of 3 and 1
+    check(kith::Sharded{}, topology);
 }
 
 #endif

@@ -252,6 +252,13 @@ protected:
   void count_round() noexcept {
     ++metrics_.rounds;
     if constexpr (has_replicas) metrics_.replica_distance = session_.rule().replica_distance();
+    if constexpr (requires { session_.traffic(); }) {  // it sends something else than a message along each edge
+      const auto& [messages_sent, bytes_sent, bytes_received] = session_.traffic();
+      metrics_.messages_sent += messages_sent;
+      metrics_.bytes_sent += bytes_sent;
+      metrics_.bytes_received += bytes_received;
+      return;
+    }
     metrics_.messages_sent += plan_.targets().size();
     metrics_.bytes_sent += plan_.targets().size() * message_bytes_;
     metrics_.bytes_received += plan_.sources().size() * message_bytes_;

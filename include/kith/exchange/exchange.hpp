@@ -10,6 +10,7 @@
 #include <kith/communicator.hpp>
 #include <kith/exchange/period.hpp>
 #include <kith/topology.hpp>
+#include <kith/topology/machines.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
 
@@ -27,7 +28,9 @@ namespace kith {
 /// - `parameters()`: a std::string of what stands after the colon in its full name. Two values that work differently
 ///   have different parameters: ranks compare them;
 /// - `require(period)`: throws UsageError for a schedule (detail::PeriodPlan) that it cannot serve, with the reason;
-/// - `require_buffer(buffer)`: the same for a buffer that is to be encoded.
+/// - `require_buffer(buffer)`: the same for a buffer that is to be encoded;
+/// - `require_machines(machines, topology)`: the same for a topology, by its machines (a std::optional) and name; the
+///   session then finds them in its options. Its session may count what a round sends itself: `traffic()`.
 template <class E>
 concept Exchange = std::copyable<E> && requires(const E& exchange, std::size_t count, DType dtype) {
   { E::name } -> std::convertible_to<std::string_view>;
@@ -91,6 +94,10 @@ template <Exchange E, Topology T>
   }
   PeriodPlan period;
   period.rounds = size > 1 ? topology.period(size) : 1;
+  if constexpr (requires { exchange.require_machines(period.machines, period.topology); }) {
+    period.machines = machines_of(topology, size);
+    exchange.require_machines(period.machines, topology_name(topology));
+  }
   return period;
 }
 

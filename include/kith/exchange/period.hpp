@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include <kith/error.hpp>
 #include <kith/topology.hpp>
+#include <kith/topology/machines.hpp>
 #include <kith/types.hpp>
 
 namespace kith::detail {
@@ -25,6 +27,8 @@ struct PeriodPlan {
   std::vector<std::vector<double>> told;
   /// Whether this rank gives its peers the weights that they give to it, in every round.
   bool symmetric = true;
+  /// Which ranks share a machine, for exchanges that ask.
+  std::optional<Machines> machines{};
 
   /// The place of a rank in `sources` or `targets`.
   [[nodiscard]] static std::size_t place(std::span<const Rank> ranks, Rank rank) noexcept {

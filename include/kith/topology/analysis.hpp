@@ -16,7 +16,9 @@
 #include <kith/error.hpp>
 #include <kith/topology.hpp>
 #include <kith/topology/detail.hpp>
+#include <kith/topology/machines.hpp>
 #include <kith/topology/spectral.hpp>
+#include <kith/topology/traffic.hpp>
 
 namespace kith {
 
@@ -327,19 +329,10 @@ template <Topology T>
   return report;
 }
 
-}  // namespace detail
-
-/// @brief How fast a topology mixes among `size` ranks: see TopologyReport.
-///
-/// Closed forms where the topology has one (`report(size)`), else detail::measure: contraction to 1e-9 up to size 1024,
-/// beyond that with the error that contraction_error states. Throws UsageError for a size that the topology refuses.
-///
-/// @par Cost          None to speak of in closed form; else see detail::measure. No dense matrix.
-/// @par Thread safety A pure function.
+/// In closed form, or measured.
 template <Topology T>
-[[nodiscard]] TopologyReport analyze(const T& topology, Rank size) {
-  require_size(topology, size);
-  if (size == 1) return detail::report_of_one();
+[[nodiscard]] TopologyReport report_or_measure(const T& topology, Rank size) {
+  if (size == 1) return report_of_one();
   if constexpr (requires {
                   { topology.report(size) } -> std::same_as<TopologyReport>;
                 }) {
@@ -349,7 +342,27 @@ template <Topology T>
                        }) {
     if (const std::optional<TopologyReport> report = topology.report(size)) return *report;
   }
-  return detail::measure(topology, size);
+  return measure(topology, size);
+}
+
+}  // namespace detail
+
+/// @brief How fast a topology mixes among `size` ranks: see TopologyReport.
+///
+/// Closed forms where the topology has one (`report(size)`), else detail::measure: contraction to 1e-9 up to size 1024,
+/// beyond that with the error that contraction_error states. Where the topology says which ranks share a machine, also
+/// what travels inside machines and between them, counted over the first rounds of a period (720 at most). Throws
+/// UsageError for a size that the topology refuses.
+///
+/// @par Cost          None to speak of in closed form; else see detail::measure. No dense matrix.
+/// @par Thread safety A pure function.
+template <Topology T>
+[[nodiscard]] TopologyReport analyze(const T& topology, Rank size) {
+  require_size(topology, size);
+  TopologyReport report = detail::report_or_measure(topology, size);
+  if (const std::optional<detail::Machines> machines = detail::machines_of(topology, size))
+    report.traffic = detail::count_traffic(topology, size, *machines, true);
+  return report;
 }
 
 }  // namespace kith

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -20,6 +21,7 @@
 #include <kith/topology/custom.hpp>
 #include <kith/topology/equi_dynamic.hpp>
 #include <kith/topology/halving_shift.hpp>
+#include <kith/topology/hierarchical.hpp>
 #include <kith/topology/hyper_cuboid.hpp>
 #include <kith/topology/hypercube.hpp>
 #include <kith/topology/isolated.hpp>
@@ -75,13 +77,33 @@ private:
   std::vector<AnyTopology> members_;  // at least one
 };
 
+/// Hierarchical with an inter topology that is known at run time only. On the heap, since AnyTopology holds it.
+class AnyHierarchical {
+public:
+  static constexpr std::string_view name = "hierarchical";
+
+  explicit AnyHierarchical(std::shared_ptr<const Hierarchical<AnyTopology>> held);
+
+  [[nodiscard]] Round period(Rank size) const;
+  [[nodiscard]] Rank max_degree(Rank size) const;
+  void neighbors(Rank rank, Rank size, Round round, Neighborhood& out) const;
+  [[nodiscard]] Rank machine_of(Rank rank, Rank size) const;
+  void require(Rank size) const;
+  [[nodiscard]] std::string parameters() const;
+  [[nodiscard]] std::optional<TopologyReport> report(Rank size) const;
+
+private:
+  std::shared_ptr<const Hierarchical<AnyTopology>> held_;
+};
+
 /// What AnyTopology does with the list.
 template <class... Lines>
 struct TopologyList {
-  using Variant = std::variant<typename Lines::type..., AnyCycle>;
+  using Variant = std::variant<typename Lines::type..., AnyCycle, AnyHierarchical>;
 
   template <class T>
-  static constexpr bool contains = (std::is_same_v<T, typename Lines::type> || ...) || std::is_same_v<T, AnyCycle>;
+  static constexpr bool contains = (std::is_same_v<T, typename Lines::type> || ...) || std::is_same_v<T, AnyCycle> ||
+                                   std::is_same_v<T, AnyHierarchical>;
 
   /// Calls visit(line) for every line that has a name, with an object of type Listed<...>, until one returns true.
   template <class Visit>
@@ -136,7 +158,8 @@ public:
   template <class T>
   requires(detail::Topologies::contains<T>) AnyTopology(T topology) : held_(std::move(topology)) {}
 
-  /// @brief The topology with this full name: "ring", "torus:4x2", "base-graph:2", "cycle:[ring,base-graph:2]".
+  /// @brief The topology with this full name: "ring", "torus:4x2", "base-graph:2", "cycle:[ring,base-graph:2]",
+  /// "hierarchical:[8,one-peer-exponential]" (the brackets may be left out where no list is around it).
   ///
   /// A name alone stands for the default parameters. Throws UsageError for anything else; the message lists every name
   /// there is, or says what is wrong with the parameters. For every topology `t` that has a name,
@@ -186,6 +209,16 @@ public:
         held_);
   }
 
+  /// The machine of a rank, if the topology held says which ranks share one: see Topology.
+  [[nodiscard]] std::optional<Rank> machine_of(Rank rank, Rank size) const {
+    return std::visit(
+        [&](const auto& held) -> std::optional<Rank> {
+          if constexpr (requires { held.machine_of(rank, size); }) return held.machine_of(rank, size);
+          return std::nullopt;
+        },
+        held_);
+  }
+
   /// Whether both plan alike: a full name says all that matters.
   friend bool operator==(const AnyTopology& a, const AnyTopology& b) { return a.full_name() == b.full_name(); }
 
@@ -216,7 +249,7 @@ static_assert(Topology<AnyTopology>);
     all += ", ";
     return false;
   });
-  return all + "cycle:[NAME,NAME,...]";
+  return all + "cycle:[NAME,NAME,...], hierarchical:[RANKS,NAME]";
 }
 
 namespace detail {
@@ -235,6 +268,20 @@ namespace detail {
   return members;
 }
 
+/// The number of ranks of a machine, a comma, and the topology between machines: "[8,ring]" or "8,ring".
+[[nodiscard]] inline AnyHierarchical parse_hierarchical(const std::string& quoted, std::string_view parameters) {
+  if (parameters.size() > 1 && parameters.front() == '[' && parameters.back() == ']')
+    parameters = parameters.substr(1, parameters.size() - 2);
+  const std::size_t comma = parameters.find(',');
+  Rank intra_size = 0;
+  if (comma == std::string_view::npos || !parse_number<Rank>(parameters.substr(0, comma), 1, intra_size))
+    throw UsageError(quoted +
+                     " is not a topology: hierarchical takes the number of ranks that share a machine and the topology "
+                     "between machines, as in hierarchical:[8,one-peer-exponential]");
+  return AnyHierarchical{
+      std::make_shared<const Hierarchical<AnyTopology>>(intra_size, AnyTopology::parse(parameters.substr(comma + 1)))};
+}
+
 }  // namespace detail
 
 inline AnyTopology AnyTopology::parse(std::string_view full_name) {
@@ -250,6 +297,7 @@ inline AnyTopology AnyTopology::parse(std::string_view full_name) {
                        "cycle:[one-peer-exponential,ring]");
     return detail::AnyCycle{detail::parse_members(parameters.substr(1, parameters.size() - 2))};
   }
+  if (family == detail::AnyHierarchical::name) return detail::parse_hierarchical(quoted, parameters);
   AnyTopology result;
   const bool found = detail::Topologies::any_named([&](auto line) {
     using T = typename decltype(line)::type;
@@ -303,6 +351,25 @@ inline std::string AnyCycle::parameters() const {
   for (const AnyTopology& member : members_) names += (names.empty() ? '[' : ',') + member.full_name();
   return names + ']';
 }
+
+inline AnyHierarchical::AnyHierarchical(std::shared_ptr<const Hierarchical<AnyTopology>> held)
+    : held_(std::move(held)) {}
+
+inline Round AnyHierarchical::period(Rank size) const { return held_->period(size); }
+
+inline Rank AnyHierarchical::max_degree(Rank size) const { return held_->max_degree(size); }
+
+inline void AnyHierarchical::neighbors(Rank rank, Rank size, Round round, Neighborhood& out) const {
+  held_->neighbors(rank, size, round, out);
+}
+
+inline Rank AnyHierarchical::machine_of(Rank rank, Rank size) const { return held_->machine_of(rank, size); }
+
+inline void AnyHierarchical::require(Rank size) const { held_->require(size); }
+
+inline std::string AnyHierarchical::parameters() const { return held_->parameters(); }
+
+inline std::optional<TopologyReport> AnyHierarchical::report(Rank size) const { return held_->report(size); }
 
 }  // namespace detail
 }  // namespace kith
