@@ -9,6 +9,7 @@
 
 #include <kith/codec/int8_block.hpp>
 #include <kith/exchange/choco.hpp>
+#include <kith/exchange/sharded.hpp>
 #include <kith/mpi.hpp>
 
 #include <doctest/doctest.h>
@@ -43,10 +44,15 @@ TEST_CASE("mpi allocation: none in a round, from the first one on, on any way to
   }
 }
 
-TEST_CASE("mpi allocation: none in an encoded round") {
+TEST_CASE("mpi allocation: none in an encoded round, or a sharded one") {
   for (const bool shared : {true, false}) {
     kith::mpi::Communicator communicator{MPI_COMM_WORLD, {.shared_memory = shared}};
     std::vector<float> values(50000);
+    kith::DecentralizedAverager sharded{
+        communicator, kith::parse_topology("hierarchical:2,ring"), {kith::view(values)}, kith::Sharded{}};
+    CHECK(allocations_of([&] {
+            for (int t = 0; t < 4; ++t) sharded.average();
+          }) == 0);
     for (const char* topology : {"ring", "cycle:[ring,one-peer-exponential]"}) {
       kith::DecentralizedAverager averager{
           communicator, kith::parse_topology(topology), {kith::view(values)}, kith::Choco{kith::Int8Block{}}};

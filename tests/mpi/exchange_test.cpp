@@ -2,9 +2,12 @@
 // Encoded exchanges over MPI give the bits of the thread engine, which its own tests compare with other computations.
 #include <kith/exchange/choco.hpp>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +18,7 @@
 #include <kith/exchange/difference.hpp>
 #include <kith/exchange/direct.hpp>
 #include <kith/exchange/masked_mean.hpp>
+#include <kith/exchange/sharded.hpp>
 #include <kith/mpi.hpp>
 
 #include <doctest/doctest.h>
@@ -83,6 +87,32 @@ TEST_CASE("mpi exchange: encoded rounds give the bits of the thread engine") {
     }
     check_against_threads(communicator, kith::Difference{kith::Int8Block{}}, "ring");
   }
+}
+
+TEST_CASE("mpi exchange: sharded rounds give the bits of the thread engine") {
+  for (const bool shared : {true, false}) {
+    Communicator communicator{MPI_COMM_WORLD, {.shared_memory = shared}};
+    for (const char* topology : {"hierarchical:2,ring", "hierarchical:3,one-peer-exponential", "hierarchical:8,ring"})
+      check_against_threads(communicator, kith::Sharded{}, topology);
+  }
+}
+
+TEST_CASE("mpi exchange: the machines that MPI knows are those of a hierarchical topology") {
+  Communicator communicator{MPI_COMM_WORLD};
+  const std::vector<Rank> machines = kith::mpi::machines(MPI_COMM_WORLD);
+  const char* pretended = std::getenv("KITH_TEST_RANKS_PER_MACHINE");
+  const Rank ranks_here = pretended == nullptr ? communicator.size() : std::atoi(pretended);
+  std::vector<Rank> expected;
+  for (Rank r = 0; r < communicator.size(); ++r) expected.push_back(r / ranks_here * ranks_here);
+  CHECK(machines == expected);
+  std::vector<float> values(1000, static_cast<float>(communicator.rank()));
+  kith::DecentralizedAverager averager{
+      communicator, kith::Hierarchical{machines, kith::Complete{}}, {kith::view(values)}, kith::Sharded{}};
+  averager.average();
+  const float mean = static_cast<float>(communicator.size() - 1) / 2;  // of all ranks: Complete between machines
+  float furthest = 0;
+  for (const float value : values) furthest = std::max(furthest, std::abs(value - mean));
+  CHECK(furthest < 1e-6F);
 }
 
 TEST_CASE("mpi exchange: a message that cannot be decoded is a breach of protocol, and nothing has changed") {

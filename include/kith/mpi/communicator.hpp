@@ -7,6 +7,7 @@
 #include <exception>
 #include <span>
 #include <string>
+#include <vector>
 
 #include <mpi.h>
 #include <sys/uio.h>
@@ -17,6 +18,7 @@
 #include <kith/error.hpp>
 #include <kith/mpi/engine.hpp>
 #include <kith/mpi/memory.hpp>
+#include <kith/mpi/native.hpp>
 #include <kith/mpi/stream.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
@@ -139,5 +141,29 @@ private:
 };
 
 static_assert(kith::Communicator<Communicator>);
+
+/// @brief Collective, without a deadline. The machine of each rank of `comm`, by the lowest rank there, for
+/// kith::Hierarchical: the same on every rank. Machines are what MPI says can share memory.
+///
+/// @code
+/// kith::Hierarchical topology{kith::mpi::machines(MPI_COMM_WORLD), kith::OnePeerExponential{}};
+/// @endcode
+/// @throws BackendError for what MPI reports.
+[[nodiscard]] inline std::vector<Rank> machines(MPI_Comm comm) {
+  int rank = 0;
+  int size = 0;
+  detail::require_success(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
+  detail::require_success(MPI_Comm_size(comm, &size), "MPI_Comm_size");
+  MPI_Comm machine = MPI_COMM_NULL;
+  detail::require_success(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &machine),
+                          "MPI_Comm_split_type");
+  Rank lowest = rank;
+  const int told = MPI_Bcast(&lowest, 1, MPI_INT32_T, 0, machine);
+  MPI_Comm_free(&machine);
+  detail::require_success(told, "MPI_Bcast");
+  std::vector<Rank> all(static_cast<std::size_t>(size));
+  detail::require_success(MPI_Allgather(&lowest, 1, MPI_INT32_T, all.data(), 1, MPI_INT32_T, comm), "MPI_Allgather");
+  return all;
+}
 
 }  // namespace kith::mpi
