@@ -8,6 +8,7 @@
 #include <kith/exchange/device/full_precision.hpp>
 #include <kith/exchange/device/global_mean.hpp>
 #include <kith/exchange/device/hidden.hpp>
+#include <kith/exchange/device/sharded.hpp>
 #include <kith/kith.hpp>
 #include <kith/nccl/communicator.hpp>
 #include <kith/nccl/unique_id.hpp>

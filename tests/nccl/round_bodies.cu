@@ -52,6 +52,13 @@ const bool bound = [] {
         if (state.sources > 0) writes.push_back({state.received, state.sources * sizeof(RoundHeader)});
       });
   bind(
+      reinterpret_cast<const void*>(&kith::cuda::detail::relay_round_kernel<0>),
+      [](const RoundState& state, const RoundHeader& header) { kith::cuda::detail::relay_round(state, header); },
+      [](const RoundState& state, std::vector<Range>& reads, std::vector<Range>& writes) {
+        if (state.sources > 0) reads.push_back({state.received, state.sources * sizeof(RoundHeader)});
+        writes.push_back({state.sent, sizeof(RoundHeader)});
+      });
+  bind(
       reinterpret_cast<const void*>(&kith::cuda::detail::settle_round_kernel<0>),
       [](const RoundState& state, const RoundHeader& header) { kith::cuda::detail::settle_round(state, header); },
       [](const RoundState& state, std::vector<Range>& reads, std::vector<Range>& writes) {

@@ -39,7 +39,8 @@ struct AveragerOptions {
 /// @brief What an averager has done so far on this rank. Counts rounds only: not mean_into(), broadcast() and the like.
 ///
 /// Messages and bytes are logical, what the edges of the rounds carry, also where an engine reads memory in place: in a
-/// gossip round one message of the model's size per out-neighbour; in an exact global mean those of a reduce-scatter
+/// gossip round one message of the model's size per out-neighbour (of Sharded, those of its three steps); in an exact
+/// global mean those of a reduce-scatter
 /// and an all-gather, 2 (n-1) messages and 2 (n-1)/n models.
 struct Metrics {
   /// Gossip rounds committed; on a device, enqueued.

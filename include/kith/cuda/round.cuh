@@ -93,6 +93,17 @@ __host__ __device__ inline void settle_round(const RoundState& state, const Roun
   if (state.ticket > 0) publish(&state.signals->settled, state.ticket);
 }
 
+__host__ __device__ inline void relay_round(const RoundState& state, const RoundHeader& expected) {
+  const RoundReport report = judge(state, expected);
+  if (report.reason == RoundReport::none) return;
+  if (report.reason != RoundReport::non_finite) {
+    state.sent->mark = 0;
+    return;
+  }
+  state.sent->rank = report.rank;
+  state.sent->finding = report.theirs;
+}
+
 /// Enqueues. The launch's own error comes back, and no earlier one is taken away from the caller.
 inline cudaError_t enqueue(void (*kernel)(RoundState, RoundHeader), RoundState state, RoundHeader header,
                            cudaStream_t stream) {
@@ -110,9 +121,18 @@ __global__ void settle_round_kernel(RoundState state, RoundHeader expected) {
   settle_round(state, expected);
 }
 
+template <int>
+__global__ void relay_round_kernel(RoundState state, RoundHeader expected) {
+  relay_round(state, expected);
+}
+
 }  // namespace kith::cuda::detail
 
 namespace kith::cuda {
+
+[[gnu::weak]] cudaError_t relay_round(const RoundState& state, const RoundHeader& expected, cudaStream_t stream) {
+  return detail::enqueue(&detail::relay_round_kernel<0>, state, expected, stream);
+}
 
 [[gnu::weak]] cudaError_t begin_round(const RoundState& state, const RoundHeader& header, cudaStream_t stream) {
   return detail::enqueue(&detail::begin_round_kernel<0>, state, header, stream);

@@ -82,6 +82,11 @@ cudaError_t begin_round(const RoundState& state, const RoundHeader& header, cuda
 /// come, made the same call, hold finite values and the host has not given up.
 cudaError_t settle_round(const RoundState& state, const RoundHeader& expected, cudaStream_t stream);
 
+/// Enqueues, between the two, a kernel for rounds of several steps: what has come so far, from the first
+/// `state.sources`, goes into the header that this rank sends in the next step. Where something is wrong with that, or
+/// a value not finite, those who hear this rank do not commit either.
+cudaError_t relay_round(const RoundState& state, const RoundHeader& expected, cudaStream_t stream);
+
 }  // namespace kith::cuda
 
 #ifdef __CUDACC__

@@ -336,9 +336,7 @@ private:
 
 template <class C>
 struct ShardedSession {
-  static_assert(!StreamOrdered<C>,
-                "Sharded works on the thread and MPI engines, not on devices yet: use FullPrecision with Hierarchical, "
-                "or an averager on the shards themselves (docs/integrating.md, ZeRO-1)");
+  static_assert(!StreamOrdered<C>, "include kith/nccl.hpp, or kith/exchange/device/sharded.hpp");
   using type = MessageSharded<C>;
 };
 template <SharedAddressSpace C>
@@ -362,8 +360,8 @@ struct ShardedSession<C> {
 /// first and rounded once, at the end, so their means travel as f32.
 ///
 /// @par Topologies Those that say which ranks share a machine: Hierarchical. Others are a UsageError at construction.
-/// @par Engines    Threads, whose ranks read each other's models in place, and all that pass messages in host memory
-///                 (MPI). Not NCCL yet: it does not compile.
+/// @par Engines    All. Threads read each other's models in place. NCCL takes f32 and f64 (average fp32 masters); other
+///                 buffers are a UsageError there.
 /// @par Cost       With c = 1, or 2 for f16 and bf16 (f32 travels): over slow links c/L models a rank for each machine
 /// that
 ///                 is told, where FullPrecision sends L; inside the machine (1 + c) (L - 1)/L models in 2 (L - 1)

@@ -21,7 +21,8 @@ namespace kith::detail {
 /// whole elements.
 class ShardLayout {
 public:
-  explicit ShardLayout(std::span<const BufferView> buffers) {
+  /// Cuts lie `granule` bytes apart in each buffer, a multiple of the elements' sizes; 0: anywhere between elements.
+  explicit ShardLayout(std::span<const BufferView> buffers, std::size_t granule = 0) : granule_(granule) {
     for (const BufferView& buffer : buffers) {
       widths_.push_back(size_of(compute_dtype(buffer.dtype)));
       offsets_.push_back(offsets_.back() + buffer.count * widths_.back());
@@ -30,15 +31,14 @@ public:
 
   [[nodiscard]] std::size_t bytes() const noexcept { return offsets_.back(); }
 
-  /// Where shard `index` of `shards` begins, and the one before ends: at this share of the bytes, rounded down to an
-  /// element.
+  /// Where shard `index` of `shards` begins, and the one before ends: at this share of the bytes, rounded down.
   [[nodiscard]] std::size_t cut(Rank index, Rank shards) const noexcept {
     const auto k = static_cast<std::size_t>(index);
     const auto n = static_cast<std::size_t>(shards);
     const std::size_t at = bytes() / n * k + bytes() % n * k / n;
     if (at == bytes()) return at;
     const std::size_t b = buffer_at(at);
-    return at - (at - offsets_[b]) % widths_[b];
+    return at - (at - offsets_[b]) % std::max(granule_, widths_[b]);
   }
 
   /// Calls f(buffer, first element, elements, offset of the first) for each piece of a buffer in [begin, end): cuts.
@@ -58,6 +58,7 @@ private:
     return static_cast<std::size_t>(std::upper_bound(offsets_.begin(), offsets_.end(), byte) - offsets_.begin()) - 1;
   }
 
+  std::size_t granule_;
   std::vector<std::size_t> offsets_{0};
   std::vector<std::size_t> widths_;
 };
@@ -83,17 +84,19 @@ struct ShardRange {
 /// What one rank does in a sharded round: the same on every engine.
 class ShardPlan {
 public:
-  ShardPlan(Rank rank, Rank size, const SessionOptions& options)
+  /// `granule` as in ShardLayout.
+  ShardPlan(Rank rank, Rank size, const SessionOptions& options, std::size_t granule = 0)
       : machines(*options.period.machines),
-        layout(options.buffers),
+        layout(options.buffers, granule),
         own_rank(rank),
         own_machine(machines.of(rank)),
         own_index(machines.index(rank)),
         ranks_here(machines.ranks(own_machine, size)),
         own(shard(own_index, ranks_here)),
         size_(size) {
-    while (machines.ranks_of_largest(1 + static_cast<Rank>(most_machines), size) - 1 <
-           static_cast<Rank>(options.max_degree))
+    const auto others = static_cast<std::size_t>(machines.count(size) - 1);
+    while (most_machines < others && machines.ranks_of_largest(1 + static_cast<Rank>(most_machines), size) - 1 <
+                                         static_cast<Rank>(options.max_degree))
       ++most_machines;
     between = MachinePlan{static_cast<Rank>(most_machines)};
     for (Rank index = 0; index < ranks_here; ++index) {
@@ -117,6 +120,11 @@ public:
     for (Rank index = 0; index < ranks; ++index)
       if (const ShardRange common = own & shard(index, ranks); !common.empty())
         f(machines.member(machine, index), common);
+  }
+  /// Whether a round may bring something from the one to the other: on one machine, or with shards that overlap.
+  [[nodiscard]] bool shares_with(Rank peer) const noexcept {
+    const Rank machine = machines.of(peer);
+    return machine == own_machine || !(own & shard(machines.index(peer), machines.ranks(machine, size_))).empty();
   }
   /// The most ranks of other machines that this one has messages with, each way.
   [[nodiscard]] std::size_t most_overlaps() const noexcept {

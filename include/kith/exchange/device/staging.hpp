@@ -181,6 +181,11 @@ public:
     return stretch.buffer == DeviceLayout::in_bucket ? bucket() + stretch.offset : buffers[stretch.buffer].data;
   }
 
+  /// For operations of a single step.
+  struct NoMore {
+    void operator()(const cuda::RoundState&, const cuda::RoundHeader&) const noexcept {}
+  };
+
   /// Whether what `stream` is given is recorded, not done.
   [[nodiscard]] static bool capturing(Stream stream) {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -190,8 +195,10 @@ public:
 
   /// @brief Enqueues an operation behind what `stream` holds, and what `stream` is given from now on behind it:
   /// `exchange()` makes the messages, one group; `commit()` enqueues what writes parameters, if `*go()` says so.
-  template <class Exchange, class Commit>
-  void perform(const DeviceOperation& operation, Stream stream, const Exchange& exchange, const Commit& commit) {
+  /// `more(state, header)` enqueues further steps behind the first group, before it is decided.
+  template <class Exchange, class Commit, class More = NoMore>
+  void perform(const DeviceOperation& operation, Stream stream, const Exchange& exchange, const Commit& commit,
+               const More& more = {}) {
     const cuda::Range range{"kith: round"};
     engine_.watch().require_in_step();
     engine_.enqueue(operation.call, [&] {
@@ -204,6 +211,7 @@ public:
       {
         const cuda::Range part{"kith: exchange"};
         engine_.group(operation.call, exchange);
+        more(state, header);
       }
       const cuda::Range part{"kith: commit"};
       cuda::check(cuda::settle_round(state, header, own), "settle a round");
@@ -263,7 +271,7 @@ private:
         slots_(slots),
         table_(layout_, buffers, engine_.stream()),
         memory_(received_at(slots)),
-        headers_((1 + std::max(slots, static_cast<std::size_t>(engine_.size()))) * sizeof(cuda::RoundHeader)),
+        headers_((1 + std::max(slots, 2 * static_cast<std::size_t>(engine_.size()))) * sizeof(cuda::RoundHeader)),
         words_(2 * sizeof(std::uint64_t)) {
     cuda::check(cudaEventRecord(copied_.get(), engine_.stream()), "record an event");
     // Between the buffers of a bucket are gaps, which nobody writes; sums go over them.
