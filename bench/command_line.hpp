@@ -54,6 +54,8 @@ struct SweepOptions {
   std::string dtypes = "f32";
   std::string memories = "own";
   bool no_shared_memory = false;
+  /// Of `round`: so many machines are pretended; 0: none.
+  kith::Rank machines = 0;
   std::string bucket_bytes = "0";
   std::uint64_t seed = 1;
   /// Of `round`: how long to compute beside a hidden round; empty: none is measured.

@@ -14,6 +14,7 @@
 #include "commands.hpp"
 #include "engines.hpp"
 #include "exchange_round.hpp"
+#include "machines_round.hpp"
 #include "overlap_round.hpp"
 #include "sweep.hpp"
 
@@ -51,7 +52,9 @@ Plan parse(const SweepOptions& options) {
           sizes_of(options),
           Group::numbers_of_ranks(options.ranks),
           parse_dtypes(options.dtypes),
-          parse_topologies(options.topologies.empty() ? Group::topologies : options.topologies),
+          parse_topologies(!options.topologies.empty() ? options.topologies
+                           : options.machines > 0      ? "one-peer-exponential"
+                                                       : Group::topologies),
           parse_memories<Group>(options),
           options.overlap.empty() ? parse_encoding(options.exchanges) : digits::parse_exchanges(options.exchanges),
           options.overlap.empty() ? std::vector<ComputeTime>{} : parse_overlaps(options.overlap)};
@@ -162,6 +165,52 @@ void sweep(Group& group, const Plan& plan, const std::vector<AnyTopology>& topol
   }
 }
 
+// The lines of --machines: each topology flat, and between machines with whole models and with shards.
+template <class Group>
+void sweep_machines(Group& group, const Plan& plan, const std::vector<AnyTopology>& topologies, DType dtype,
+                    Report& report, std::size_t& wrong) {
+  const Rank machines = plan.options.machines;
+  const Rank machine_ranks = (group.size() - 1) / machines + 1;
+  const Models<Group> models{group, {"own"}, dtype, plan.sizes.back()};
+  const auto add = [&](const AnyTopology& topology, bool sharded) {
+    for (const std::size_t size : plan.sizes) {
+      const kith::BufferView model = models.view("own", size);
+      const MachinesLine measured = measure_machines(group, plan.options, topology, sharded, machine_ranks, model);
+      if (group.rank() != 0) continue;
+      wrong += measured.line.wrong;
+      const Subject subject{"round",
+                            plan.options.engine,
+                            group.size(),
+                            topology_name(topology),
+                            sharded ? "sharded" : "full-precision",
+                            dtype,
+                            model.bytes(),
+                            "own",
+                            false};
+      add_machines_line(report, subject, machines, measured);
+    }
+  };
+  for (const AnyTopology& topology : topologies) {
+    add(topology, false);
+    try {
+      const AnyTopology between =
+          kith::parse_topology("hierarchical:" + std::to_string(machine_ranks) + ',' + topology_name(topology));
+      require_size(between, group.size());
+      for (const bool sharded : {false, true}) add(between, sharded);
+    } catch (const kith::UsageError& error) {  // on every rank
+      if (group.rank() == 0) Report::line("# left out: " + std::string{error.message()});
+    }
+  }
+}
+
+// Whether the ranks fill that many machines, the last one perhaps not to the end; a remark if not.
+bool fills_machines(Rank ranks, Rank machines) {
+  if (machines == 0 || (ranks - 1) / ((ranks - 1) / machines + 1) + 1 == machines) return true;
+  Report::line("# left out: " + std::to_string(ranks) + " ranks do not fill " + std::to_string(machines) +
+               " machines of as many ranks each, or fewer on the last");
+  return false;
+}
+
 template <class Group>
 int run(const SweepOptions& options, const Invocation& invocation) {
   const Plan plan = parse<Group>(options);
@@ -170,11 +219,17 @@ int run(const SweepOptions& options, const Invocation& invocation) {
   std::size_t wrong = 0;
   bool measured = false;
   for (const Rank ranks : plan.ranks) {
+    if (!fills_machines(ranks, options.machines)) continue;
     const std::vector<AnyTopology> topologies = existing(plan.topologies, ranks);
     measured = measured || !topologies.empty();
     for (const DType dtype : plan.dtypes)
       if (!topologies.empty())
-        Group::run(ranks, options, [&](Group& group) { sweep(group, plan, topologies, dtype, report, table, wrong); });
+        Group::run(ranks, options, [&](Group& group) {
+          if (options.machines > 0)
+            sweep_machines(group, plan, topologies, dtype, report, wrong);
+          else
+            sweep(group, plan, topologies, dtype, report, table, wrong);
+        });
   }
   if (!measured) throw kith::UsageError("none of these topologies exists for any of these numbers of ranks");
   return report.finish(wrong);
@@ -200,6 +255,14 @@ void add_round(CLI::App& app, Invocation& invocation) {
       ->add_option("--overlap", options->overlap,
                    "how much of a round is hidden behind so many microseconds of computing; auto: 1.5 times the round")
       ->type_name("LIST");
+  command
+      ->add_option(
+          "--machines", options->machines,
+          "pretend so many machines of consecutive ranks, and count the bytes between them: each topology flat, "
+          "and between machines with whole models and sharded")
+      ->check(CLI::Range(1, 1 << 20))
+      ->excludes("--overlap")
+      ->type_name("NUMBER");
   command->callback([options, &invocation] {
     with_engine(options->engine,
                 [&]<class Group>(std::type_identity<Group>) { invocation.status = run<Group>(*options, invocation); });

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a sub-command of kith_bench on something tiny and checks its exit status, table and JSON.
 
-usage: smoke_test.py KITH_BENCH WORK_DIR {round|exchange|overlap|allreduce|mix|codec|topologies|plan|misuse|plot|mpi|mpi_misuse} [MPIEXEC]
+usage: smoke_test.py KITH_BENCH WORK_DIR {round|exchange|machines|overlap|allreduce|mix|codec|topologies|plan|misuse|plot|mpi|mpi_misuse} [MPIEXEC]
 """
 
 import json
@@ -23,11 +23,13 @@ ARGUMENTS = {
                 "masked-mean:cyclic-mask:0.1",
     "overlap": "-b 4K -e 4K -n 3 -w 1 --ranks 1,2 --topology ring --exchange full-precision,choco:int8-block "
                "--overlap auto,50",
+    "machines": "-b 4K -e 4K -n 5 -w 1 --ranks 7,8 --machines 3 --topology one-peer-exponential,ring --dtype f32,bf16",
     "codec": "-b 1K -e 4K -f 2 -n 3 --dtype f32,f64,f16,bf16",
     "allreduce": "-b 2 -e 4K -f 64 -n 3 --ranks 1,2,3 --dtype f32,f64,f16,bf16",
     "mix": "--ranks 4,6 --topology one-peer-exponential,ring,cycle:[ring,base-graph],hypercube --count 8 --factor 1e-2",
-    "topologies": "--sizes 1,6,8,1000",
+    "topologies": "--sizes 1,6,8,1000 --topology one-peer-exponential,ring,hypercube,hierarchical:[3,ring]",
 }
+ROUNDS = ("exchange", "overlap", "machines")  # are options of round
 RESULT_KEYS = {"name": str, "engine": str, "ranks": int, "topology": str, "dtype": str, "bytes": (int, float),
                "time_us_p25": float, "time_us_p50": float, "time_us_p75": float, "algbw_GBps": (int, float),
                "busbw_GBps": (int, float), "wrong": (int, float)}
@@ -37,6 +39,8 @@ MORE_KEYS = {
                  "full_precision_us_p50": float, "full_precision_bytes_sent": (int, float)},
     "overlap": {"exchange": str, "launch": str, "compute_us_p50": float, "together_us_p50": float, "exposed_us": float,
                 "hidden": (int, float)},
+    "machines": {"machines": int, "exchange": str, "slow_bytes_sent": float, "fast_bytes_sent": float,
+                 "slow_bytes_sent_by_machine": float, "limit_us_p50": float, "iterations": int},
     "codec": {"codec": str, "memcpy_us_p50": float, "encode_us_p50": float, "decode_add_us_p50": float,
               "encode_GBps": float, "relative_error": float, "wire_bytes": float, "bytes_per_element": float},
     "allreduce": {"limit_us_p50": float, "count": int, "iterations": int, "bytes_sent": (int, float)},
@@ -68,7 +72,7 @@ def record_of(bench, work, name):
     """Runs a sub-command; its output and JSON."""
     file = work / f"{name}.json"
     file.unlink(missing_ok=True)
-    done = run(bench, "round" if name in ("exchange", "overlap") else name, *ARGUMENTS[name].split(), "--json", file)
+    done = run(bench, "round" if name in ROUNDS else name, *ARGUMENTS[name].split(), "--json", file)
     print(done.stdout)
     require(done.returncode == 0, f"exit status {done.returncode}")
     return done.stdout, json.loads(file.read_text(encoding="utf-8"))
@@ -84,9 +88,9 @@ def check_command(bench, work, name):
     require(len(shown) == len(record["results"]) > 0, f"{len(shown)} lines, {len(record['results'])} results")
     for result in record["results"]:
         require_keys(result, RESULT_KEYS | MORE_KEYS[name], "result")
-        require(result["name"] == ("round" if name == "exchange" else name) and result["wrong"] == 0, f"bad result {result}")
+        require(result["name"] == ("round" if name in ROUNDS else name) and result["wrong"] == 0, f"bad result {result}")
         require(result["time_us_p25"] <= result["time_us_p50"] <= result["time_us_p75"], f"quartiles of {result}")
-    {"round": check_round, "exchange": check_exchange, "allreduce": check_allreduce, "mix": check_mix,
+    {"round": check_round, "exchange": check_exchange, "machines": check_machines, "allreduce": check_allreduce, "mix": check_mix,
      "codec": check_codec, "topologies": check_topologies}[name](record["results"])
     if name == "exchange":  # of 3 ranks each has another peer in the next round
         require(text.count("# left out: difference:min-max-uint8") == 4, "an exchange that cannot be is not left out")
@@ -131,6 +135,23 @@ def check_exchange(results):
             require(abs(r["pays_below_GBps"] - saved / spent / 1e3) < 1e-6 * saved / spent, f"verdict of {r}")
 
 
+def check_machines(results):
+    # 2 numbers of ranks, 2 topologies, 2 types; flat, with whole models and with shards.
+    require(len(results) == 2 * 2 * 2 * 3, f"{len(results)} results")
+    for r in results:
+        here, wide, model = 3, 4 // {"f32": 4, "bf16": 2}[r["dtype"]], r["bytes"]
+        if r["topology"] == "hierarchical:[3,ring]" and r["exchange"] == "sharded":
+            # Every machine tells two others a model. The last one has 1 or 2 ranks, which send it alone.
+            require(r["slow_bytes_sent_by_machine"] == 2 * wide * model, f"bytes between machines in {r}")
+            shard = -(-model // 4 // (r["ranks"] - 2 * here)) * 4 if wide == 1 else None
+            require(shard is None or r["slow_bytes_sent"] == 2 * shard, f"bytes of a rank in {r}")
+        if r["topology"] == "hierarchical:[3,ring]" and r["exchange"] == "full-precision":
+            # Those of the last machine tell the 6 ranks of the others, which tell no more than 3 + 2.
+            require(r["slow_bytes_sent"] == 6 * model, f"bytes of whole models in {r}")
+        if r["topology"] == "ring":
+            require(r["slow_bytes_sent"] <= 2 * model, f"bytes of a flat ring in {r}")
+
+
 def check_codec(results):
     require(len(results) == 10 * 3 * 4, f"{len(results)} results")
     for r in results:
@@ -168,6 +189,9 @@ def check_topologies(results):
     require(abs(by_name[6, "ring"]["contraction"] - 2 / 3) < 1e-12, "a ring of 6 contracts by 2/3")
     require(by_name[8, "one-peer-exponential"]["exact_after"] == 3, "8 = 2^3")
     require((6, "hypercube") not in by_name, "there is no hypercube of 6")
+    traffic = by_name[8, "hierarchical:[3,ring]"]  # machines of 3, 3 and 2 ranks: shards of a half and thirds
+    require(traffic["machines"] == 3 and traffic["sharded_slow_models"] == 1 and not traffic["shards_match"],
+            f"traffic of {traffic}")
 
 
 def plan_of(bench, work, arguments):
@@ -289,6 +313,9 @@ def check_mpi(bench, work, mpiexec):
     done = run(*f"{launcher} -n 2 {bench} round --engine mpi -b 4K -e 4K -n 3 --topology ring --overlap auto,50".split())
     print(done.stdout)
     require(done.returncode == 0 and done.stdout.count(" full-precision ") == 2, "round --overlap under MPI")
+    done = run(*f"{launcher} -n 3 {bench} round --engine mpi -b 4K -e 4K -n 3 --machines 2".split())
+    print(done.stdout)
+    require(done.returncode == 0 and done.stdout.count(" sharded ") == 1, "round --machines under MPI")
     table = work / "table.json"
     done = run(sys.executable, BENCH_DIR / "mpi_table.py", "--bench", bench, "--mpirun", launcher, "--ranks", "1,2",
                "--out", table, "--", *"-b 4 -e 4K -f 1024 -n 3 --memory own,allocated".split())

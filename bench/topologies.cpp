@@ -72,7 +72,7 @@ nlohmann::ordered_json number_or_null(const std::optional<Round>& rounds) {
 }
 
 void print_line(Rank size, const std::string& topology, const std::vector<std::string>& cells) {
-  std::string line = fmt::format("  {:>8} {:>28}", size, topology);
+  std::string line = fmt::format("  {:>8} {:>36}", size, topology);
   constexpr int widths[] = {7, 7, 13, 9, 11, 6, 6, 5, 11, 7};
   for (std::size_t i = 0; i < cells.size(); ++i) line += fmt::format(" {:>{}}", cells[i], widths[i]);
   Report::line(line);
@@ -80,11 +80,34 @@ void print_line(Rank size, const std::string& topology, const std::vector<std::s
 
 void print_head() {
   Report::line("#");
-  Report::line(fmt::format("# {:>8} {:>28} {:>7} {:>7} {:>13} {:>9} {:>11} {:>6} {:>6} {:>5} {:>11} {:>7}", "size",
+  Report::line(fmt::format("# {:>8} {:>36} {:>7} {:>7} {:>13} {:>9} {:>11} {:>6} {:>6} {:>5} {:>11} {:>7}", "size",
                            "topology", "period", "degree", "contraction", "+-", "gap", "exact", "from", "sym-",
                            "plan p50", "#wrong"));
-  Report::line(fmt::format("# {:>8} {:>28} {:>7} {:>7} {:>13} {:>9} {:>11} {:>6} {:>6} {:>5} {:>11}", "", "", "", "",
+  Report::line(fmt::format("# {:>8} {:>36} {:>7} {:>7} {:>13} {:>9} {:>11} {:>6} {:>6} {:>5} {:>11}", "", "", "", "",
                            "", "", "", "after", "any", "metr", "(us)"));
+}
+
+// What is known of a topology that says which ranks share a machine.
+void add_traffic(const kith::MachineTraffic& traffic, nlohmann::ordered_json& result) {
+  const auto text = [](const kith::LinkTraffic& link) {
+    return fmt::format("{} messages, {:.4g} models", link.messages, link.models);
+  };
+  Report::line(fmt::format("#   {} machines; sent by a rank in a round, at most: between machines {}; inside {}",
+                           traffic.machines, text(traffic.slow), text(traffic.fast)));
+  result["machines"] = traffic.machines;
+  result["slow_messages"] = traffic.slow.messages;
+  result["slow_models"] = traffic.slow.models;
+  result["fast_messages"] = traffic.fast.messages;
+  result["fast_models"] = traffic.fast.models;
+  if (!traffic.sharded_slow || !traffic.sharded_fast) return;
+  Report::line(fmt::format("#   sharded: between machines {}; inside {}{}", text(*traffic.sharded_slow),
+                           text(*traffic.sharded_fast),
+                           traffic.shards_match ? "" : "; machines of unequal sizes exchange parts of shards"));
+  result["sharded_slow_messages"] = traffic.sharded_slow->messages;
+  result["sharded_slow_models"] = traffic.sharded_slow->models;
+  result["sharded_fast_messages"] = traffic.sharded_fast->messages;
+  result["sharded_fast_models"] = traffic.sharded_fast->models;
+  result["shards_match"] = traffic.shards_match;
 }
 
 std::size_t add_line(Report& report, const AnyTopology& topology, Rank size) {
@@ -127,6 +150,7 @@ std::size_t add_line(Report& report, const AnyTopology& topology, Rank size) {
   result["spectral_gap"] = analysis.spectral_gap;
   result["exact_after"] = number_or_null(analysis.exact_after);
   result["exact_after_any_phase"] = number_or_null(analysis.exact_after_any_phase);
+  if (analysis.traffic) add_traffic(*analysis.traffic, result);
   report.add(std::move(result));
   return planning.wrong;
 }

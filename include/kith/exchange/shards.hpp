@@ -82,8 +82,7 @@ struct ShardRange {
 };
 
 /// What one rank does in a sharded round: the same on every engine.
-class ShardPlan {
-public:
+struct ShardPlan {
   /// `granule` as in ShardLayout.
   ShardPlan(Rank rank, Rank size, const SessionOptions& options, std::size_t granule = 0)
       : machines(*options.period.machines),
@@ -93,7 +92,7 @@ public:
         own_index(machines.index(rank)),
         ranks_here(machines.ranks(own_machine, size)),
         own(shard(own_index, ranks_here)),
-        size_(size) {
+        group_size(size) {
     const auto others = static_cast<std::size_t>(machines.count(size) - 1);
     while (most_machines < others && machines.ranks_of_largest(1 + static_cast<Rank>(most_machines), size) - 1 <
                                          static_cast<Rank>(options.max_degree))
@@ -116,7 +115,7 @@ public:
   /// Calls f(rank, range) for the ranks of another machine whose shards overlap with the own one.
   template <class F>
   void for_each_overlap(Rank machine, const F& f) const {
-    const Rank ranks = machines.ranks(machine, size_);
+    const Rank ranks = machines.ranks(machine, group_size);
     for (Rank index = 0; index < ranks; ++index)
       if (const ShardRange common = own & shard(index, ranks); !common.empty())
         f(machines.member(machine, index), common);
@@ -124,16 +123,16 @@ public:
   /// Whether a round may bring something from the one to the other: on one machine, or with shards that overlap.
   [[nodiscard]] bool shares_with(Rank peer) const noexcept {
     const Rank machine = machines.of(peer);
-    return machine == own_machine || !(own & shard(machines.index(peer), machines.ranks(machine, size_))).empty();
+    return machine == own_machine || !(own & shard(machines.index(peer), machines.ranks(machine, group_size))).empty();
   }
   /// The most ranks of other machines that this one has messages with, each way.
   [[nodiscard]] std::size_t most_overlaps() const noexcept {
-    return static_cast<std::size_t>(machines.ranks_of_largest(static_cast<Rank>(most_machines), size_));
+    return static_cast<std::size_t>(machines.ranks_of_largest(static_cast<Rank>(most_machines), group_size));
   }
 
   /// Reads a round's plan.
   void prepare(const Neighborhood& plan) {
-    between.derive(machines, own_rank, size_, plan);
+    between.derive(machines, own_rank, group_size, plan);
     if (std::max(between.sources.size(), between.targets.size()) > most_machines)
       throw UsageError("a machine has more peers than the max_degree of the topology allows");
     traffic = {};
@@ -159,6 +158,7 @@ public:
   std::size_t most_machines = 0;       // that this one hears or tells in a round
   std::vector<std::size_t> raw_bytes;  // of each shard of this machine, in the buffers' own types
   MachinePlan between;
+  Rank group_size;
   RoundTraffic traffic;
 
 private:
@@ -167,8 +167,6 @@ private:
     ++traffic.messages_sent;
     traffic.bytes_sent += bytes;
   }
-
-  Rank size_;
 };
 
 }  // namespace kith::detail
