@@ -6,11 +6,14 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <kith/codec/int8_block.hpp>
+#include <kith/exchange/choco.hpp>
 #include <kith/testing/message_passing.hpp>
 #include <kith/topology/any.hpp>
 
@@ -225,6 +228,60 @@ TEST_CASE("averager: isolated ranks do not wait for each other") {
   });
 }
 
+TEST_CASE("averager: agree_on_steps gives the largest number on every rank") {
+  constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+  for (const Rank size : {1, 2, 3, 8})
+    kith::testing::run_both_ways(size, [&](auto& communicator) {
+      std::vector<float> model(3, static_cast<float>(communicator.rank()));
+      kith::DecentralizedAverager averager{communicator, AnyTopology{kith::Isolated{}}, {kith::view(model)}};
+      const auto rank = static_cast<std::uint64_t>(communicator.rank());
+      const auto last = static_cast<std::uint64_t>(size - 1);
+      CHECK(averager.agree_on_steps(0) == 0);
+      CHECK(averager.agree_on_steps(100 + rank) == 100 + last);                    // of the last rank,
+      CHECK(averager.agree_on_steps(100 - rank) == 100);                           // the first,
+      CHECK(averager.agree_on_steps(rank == last / 2 ? most : most - 1) == most);  // and one in between
+      CHECK(model == std::vector<float>(3, static_cast<float>(rank)));
+      CHECK(averager.metrics().rounds + averager.metrics().global_rounds + averager.metrics().bytes_sent == 0);
+    });
+}
+
+// A rank that stops when its data are used up would leave the others waiting. Here it goes on averaging, and the models
+// are those of the same epochs written out.
+TEST_CASE("averager: uneven data: a rank that has no more goes on averaging") {
+  constexpr Rank size = 4;
+  constexpr std::uint64_t batches[2][size] = {{3, 7, 0, 5}, {4, 2, 6, 1}};
+  const auto step = [](double x, Rank rank, std::uint64_t batch) {
+    return x - 0.25 * (x - rank - 0.125 * static_cast<double>(batch));
+  };
+  std::vector<reference::Model> expected(size, reference::Model{{{DType::f64, 2}}});
+  kith::Round round = 0;
+  for (const auto& local : batches)
+    for (std::uint64_t batch = 0; batch < *std::max_element(local, local + size); ++batch) {
+      for (Rank r = 0; r < size; ++r) {
+        auto& model = expected[static_cast<std::size_t>(r)];
+        if (batch < local[r])
+          for (std::size_t i = 0; i < 2; ++i) model.set(0, i, step(model.get(0, i), r, batch));
+      }
+      reference::round(expected, kith::OnePeerExponential{}, round++);
+    }
+  kith::testing::run_both_ways(size, [&](auto& communicator) {
+    const Rank rank = communicator.rank();
+    std::vector<double> model(2);
+    kith::DecentralizedAverager averager{communicator, AnyTopology{kith::OnePeerExponential{}}, {kith::view(model)}};
+    for (const auto& local : batches) {
+      const std::uint64_t steps = averager.agree_on_steps(local[rank]);
+      for (std::uint64_t batch = 0; batch < steps; ++batch) {
+        if (batch < local[rank])
+          for (double& x : model) x = step(x, rank, batch);
+        averager.average();
+      }
+    }
+    CHECK(model[0] == expected[static_cast<std::size_t>(rank)].get(0, 0));
+    CHECK(model[1] == expected[static_cast<std::size_t>(rank)].get(0, 1));
+    CHECK(averager.metrics().rounds == 13);
+  });
+}
+
 TEST_CASE("averager: several on one communicator take turns without disturbing each other") {
   constexpr Rank size = 4;
   const auto weights = reference::random_models(size, {{DType::f32, 300}}, 1);
@@ -255,6 +312,119 @@ TEST_CASE("averager: several on one communicator take turns without disturbing e
       third.average_globally();
     }
     if (!first.buffers_agree()) ++wrong;
+  });
+  CHECK(wrong == 0);
+}
+
+namespace {
+
+// Weights in every call, in eight bits; second moments in every sixth, as they are, over another graph.
+using Weights =
+    kith::DecentralizedAverager<kith::thread::Communicator, kith::OnePeerExponential, kith::Choco<kith::Int8Block>>;
+using Moments = kith::DecentralizedAverager<kith::thread::Communicator, AnyTopology>;
+constexpr Rank pair_size = 4;
+constexpr int pair_calls = 40;
+constexpr int pair_saved = 22;  // between two due calls of the moments
+
+struct Averaged {
+  std::vector<float> model;
+  kith::Metrics metrics;
+};
+
+// One step of an optimizer and one call, so many times.
+template <class A>
+void train(A& averager, std::vector<float>& model, Rank rank, int from, int to) {
+  for (int t = from; t < to; ++t) {
+    for (std::size_t i = 0; i < model.size(); ++i) model[i] += 0.01F * static_cast<float>((t + rank) % 5) - 0.02F;
+    averager.average();
+  }
+}
+
+// What a rank begins with: no two ranks and no two elements alike.
+std::vector<float> beginning(Rank rank, std::size_t count) {
+  std::vector<float> model(count);
+  for (std::size_t i = 0; i < count; ++i) model[i] = std::sin(static_cast<float>(rank + 1) * static_cast<float>(i + 1));
+  return model;
+}
+
+Weights make_weights(kith::thread::Communicator& communicator, std::vector<float>& model) {
+  return {communicator, {}, {kith::view(model)}, kith::Choco{kith::Int8Block{}}};
+}
+
+Moments make_moments(kith::thread::Communicator& communicator, std::vector<float>& model) {
+  return {communicator,
+          AnyTopology{kith::BaseGraph{1}},
+          {kith::view(model)},
+          kith::AveragerOptions{.every = 6, .warmup_rounds = 1}};
+}
+
+// Every rank's end where the averager is the only one of its communicator.
+template <class Make>
+std::vector<Averaged> alone(const Make& make, std::size_t count) {
+  std::vector<Averaged> ends(pair_size);
+  kith::thread::run(pair_size, [&](kith::thread::Communicator& communicator) {
+    std::vector<float> model = beginning(communicator.rank(), count);
+    auto averager = make(communicator, model);
+    train(averager, model, communicator.rank(), 0, pair_calls);
+    ends[static_cast<std::size_t>(communicator.rank())] = {model, averager.metrics()};
+  });
+  return ends;
+}
+
+bool same_counts(const kith::Metrics& a, const kith::Metrics& b) {
+  return a.rounds == b.rounds && a.global_rounds == b.global_rounds && a.messages_sent == b.messages_sent &&
+         a.bytes_sent == b.bytes_sent && a.bytes_received == b.bytes_received &&
+         a.replica_distance == b.replica_distance;
+}
+
+}  // namespace
+
+TEST_CASE("averager: two on one communicator, of other exchanges, topologies and periods, end as each would alone") {
+  constexpr std::size_t many = 1500;
+  constexpr std::size_t few = 70;
+  const std::vector<Averaged> weights_alone = alone(make_weights, many);
+  const std::vector<Averaged> moments_alone = alone(make_moments, few);
+  CHECK(weights_alone[0].metrics.rounds == 40);
+  CHECK(weights_alone[0].metrics.bytes_sent == 40 * (many + 4 * 6));  // a byte each, and 4 for each block of 256
+  CHECK(moments_alone[0].metrics.rounds == 5);
+  CHECK(moments_alone[0].metrics.global_rounds == 1);
+  std::atomic<int> wrong{0};
+  kith::thread::run(pair_size, [&](kith::thread::Communicator& communicator) {
+    const Rank rank = communicator.rank();
+    const auto as_alone = [&](const auto& averager, const std::vector<float>& model, const auto& ends) {
+      const Averaged& end = ends[static_cast<std::size_t>(rank)];
+      if (model != end.model || !same_counts(averager.metrics(), end.metrics)) ++wrong;
+    };
+    std::vector<float> w = beginning(rank, many);
+    std::vector<float> m = beginning(rank, few);
+    Weights weights = make_weights(communicator, w);
+    Moments moments = make_moments(communicator, m);
+    std::vector<float> saved_w, saved_m;
+    std::vector<std::byte> state_of_weights, state_of_moments;
+    for (int t = 0; t < pair_calls; ++t) {
+      if (t == pair_saved) {
+        saved_w = w;
+        saved_m = m;
+        state_of_weights = weights.state();
+        state_of_moments = moments.state();
+      }
+      train(weights, w, rank, t, t + 1);
+      train(moments, m, rank, t, t + 1);
+    }
+    as_alone(weights, w, weights_alone);
+    as_alone(moments, m, moments_alone);
+    // A state is one averager's: taken back, it moves the other neither back nor on.
+    CHECK_THROWS_AS(moments.restore(state_of_weights), kith::UsageError);
+    moments.restore(state_of_moments);
+    m = saved_m;
+    as_alone(weights, w, weights_alone);
+    train(moments, m, rank, pair_saved, pair_calls);
+    as_alone(moments, m, moments_alone);
+    weights.restore(state_of_weights);
+    w = saved_w;
+    train(weights, w, rank, pair_saved, pair_calls);
+    as_alone(weights, w, weights_alone);
+    as_alone(moments, m, moments_alone);
   });
   CHECK(wrong == 0);
 }

@@ -291,6 +291,20 @@ public:
     return global_.distance(call("consensus_distance", ++calls_of_global_), buffers_, stream);
   }
 
+  /// @brief Collective. The largest of the ranks' `local`. Once an epoch, for uneven data: all ranks average so many
+  /// times, also those that have come to the end of their own, so that nobody waits in vain for one that has stopped.
+  ///
+  /// @param local how many steps this rank has data for; 0 is allowed.
+  /// @returns the same number on every rank. No stream is needed: for models on a device the host waits, for the others
+  /// and for the rounds that are enqueued; no stream is being captured meanwhile.
+  /// @throws PeerError, BackendError. Parameters and schedule stay as they are in any case.
+  /// @par Cost 8 bytes to each other rank.
+  [[nodiscard]] std::uint64_t agree_on_steps(std::uint64_t local) {
+    const std::vector<std::uint64_t> all = detail::gather(communicator_, call("agree_on_steps", ++calls_of_global_),
+                                                          std::span<const std::uint64_t>{&local, 1});
+    return *std::max_element(all.begin(), all.end());
+  }
+
   /// Changes the factor a from the next round on; all ranks give the same value. Local.
   /// @throws UsageError outside [0, 2].
   void set_mixing(double mixing) {

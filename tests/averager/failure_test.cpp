@@ -36,9 +36,18 @@ const std::vector<reference::Shape>& shapes() {
   return all;
 }
 
-enum class Operation { average, average_globally, mean_into, broadcast, buffers_agree, consensus_distance };
-constexpr Operation operations[] = {Operation::average,   Operation::average_globally, Operation::mean_into,
-                                    Operation::broadcast, Operation::buffers_agree,    Operation::consensus_distance};
+enum class Operation {
+  average,
+  average_globally,
+  mean_into,
+  broadcast,
+  buffers_agree,
+  consensus_distance,
+  agree_on_steps
+};
+constexpr Operation operations[] = {
+    Operation::average,       Operation::average_globally,   Operation::mean_into,     Operation::broadcast,
+    Operation::buffers_agree, Operation::consensus_distance, Operation::agree_on_steps};
 
 template <class A>
 void perform(A& averager, Operation operation, reference::Model& target) {
@@ -55,6 +64,8 @@ void perform(A& averager, Operation operation, reference::Model& target) {
       return (void)averager.buffers_agree();
     case Operation::consensus_distance:
       return (void)averager.consensus_distance();
+    case Operation::agree_on_steps:
+      return (void)averager.agree_on_steps(7);
   }
 }
 

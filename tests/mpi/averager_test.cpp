@@ -205,6 +205,8 @@ TEST_CASE("mpi averager: a schedule with everything in it gives the bits of the 
     distances.push_back(merged.get(0, 5));
     averager.broadcast(size - 1);
     CHECK(averager.buffers_agree());
+    CHECK(averager.agree_on_steps(static_cast<std::uint64_t>(10 + communicator.rank())) ==
+          static_cast<std::uint64_t>(9 + size));
     averager.average_globally();
     return end;
   };

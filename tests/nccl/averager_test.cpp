@@ -138,6 +138,7 @@ TEST_CASE("nccl averager: the mean, the distance, the broadcast and the comparis
         model.set(models[r], stream);
         averager.broadcast(size - 1, stream);
         expect(model.get(stream) == models.back(), "broadcast brings the model of its root");
+        expect(averager.agree_on_steps(100 - r) == 100, "agree_on_steps gives the largest, here of rank 0");
         averager.synchronize();
       });
 }
