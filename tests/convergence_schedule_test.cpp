@@ -2,15 +2,20 @@
 // The schedules that AveragerOptions can express, against the algorithms they stand for, written out plainly for all
 // workers in one loop. The workers' costs are not quadratic, and their gradients are noisy and pull to different
 // places, so that averaging at another time, or with other weights, gives other numbers.
+#include <array>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
+
+#include <kith/topology/analysis.hpp>
 
 #include "convergence.hpp"
 
@@ -167,22 +172,44 @@ TEST_CASE("convergence: mixing takes part of the step towards the neighbours") {
 }
 
 TEST_CASE("convergence: averaging in every k-th call mixes as well as in each, whatever k and the period share") {
-  // Were the round the number of the call, 16 ranks with k = 4 would meet the same peer every time and never mix.
-  for (const int hops : {3, 4}) {
-    const Rank size = 1 << hops;
-    for (const Round every : {1U, 2U, 3U, 4U, 5U, 6U, 8U}) {
+  // Were the round the number of the call, 16 ranks with k = 4 would meet the same peer every time and never mix. It is
+  // the number of gossip rounds performed: they are exact after as many as the analysis says, and no sooner. One
+  // averager for each k, one after the other on a communicator.
+  for (const Rank size : {8, 16, 64}) {
+    const Models models = random_models(size, coordinates, seed);
+    const std::vector<double> exact = mean_of(models);
+    for (const char* name : {"one-peer-exponential", "one-peer-hypercube", "base-graph:1", "base-graph:2",
+                             "halving-shift", "cycle:[one-peer-exponential,isolated]"}) {
+      const std::string topology{name};
+      CAPTURE(topology);
       CAPTURE(size);
-      CAPTURE(every);
-      const Models models = random_models(size, coordinates, seed);
-      const Models exact(index(size), mean_of(models));
-      const kith::AveragerOptions options{.every = every};
-      const Round calls = every * static_cast<Round>(hops);
-      CHECK(averaged("one-peer-exponential", models, every - 1, options) == models);
-      CHECK(largest_difference(averaged("one-peer-exponential", models, calls - 1, options), exact) > 0.1);
-      CHECK(largest_difference(averaged("one-peer-exponential", models, calls, options), exact) < 1e-14);
-      // Nor do rounds of silence in the schedule itself; they only take their time.
-      CHECK(largest_difference(averaged("cycle:[one-peer-exponential,isolated]", models, 2 * calls - every, options),
-                               exact) < 1e-14);
+      const kith::AnyTopology chosen = kith::parse_topology(topology);
+      const std::optional<Round> rounds = kith::analyze(chosen, size).exact_after;
+      REQUIRE(rounds);
+      std::array<std::atomic<Rank>, 9> moved_early{}, exact_early{}, inexact{};  // ranks, for each k
+      kith::thread::run(size, [&](kith::thread::Communicator& communicator) {
+        for (Round every = 1; every < moved_early.size(); ++every) {
+          const std::vector<double>& initial = models[index(communicator.rank())];
+          std::vector<double> model = initial;
+          kith::DecentralizedAverager averager{
+              communicator, chosen, {kith::view(model)}, kith::AveragerOptions{.every = every}};
+          const auto calls = [&](Round times) {
+            for (Round call = 0; call < times; ++call) averager.average();
+          };
+          calls(every - 1);
+          moved_early[every] += model != initial;
+          calls(every * (*rounds - 1));
+          exact_early[every] += largest_difference(model, exact) < 0.01;
+          calls(1);
+          inexact[every] += !(largest_difference(model, exact) < 1e-14) || averager.metrics().rounds != *rounds;
+        }
+      });
+      for (std::size_t every = 1; every < moved_early.size(); ++every) {
+        CAPTURE(every);
+        CHECK(moved_early[every] == 0);
+        CHECK(exact_early[every] == 0);
+        CHECK(inexact[every] == 0);
+      }
     }
   }
 }
