@@ -65,7 +65,8 @@ class Threads(InEmptyFolder):
     def test_help_names_the_options(self):
         done = self.run_it("--help")
         self.assertEqual(done.returncode, 0)
-        for option in ["engine", "ranks", "topology", "exchange", "steps", "split", "seed", "json", "data", "help"]:
+        for option in ["engine", "ranks", "topology", "exchange", "every", "global-every", "steps", "split", "seed",
+                       "step-ms", "jitter", "stall", "json", "data", "help"]:
             self.assertIn(f"--{option}", done.stdout)
 
     def test_every_topology_of_the_help_works(self):
@@ -94,6 +95,14 @@ class Threads(InEmptyFolder):
         self.assertRegex(self.refused("--ranks", "0"), "1 to 1000")
         self.assertRegex(self.refused("--steps", "many"), "--steps")
         self.assertRegex(self.refused("--nonsense"), "--nonsense")
+        self.assertRegex(self.refused("--every", "0"), "--every.*1 to")
+        self.assertRegex(self.refused("--global-every", "-1"), "--global-every")
+        self.assertRegex(self.refused("--jitter", "-0.1"), "--jitter.*0 to")
+        self.assertRegex(self.refused("--step-ms", "0"), "--step-ms.*0.1 to")
+        for stall in ["", "3", "3:", ":5", "3:0", "3:5:1", "3:-5", "3:5 ", "x:5", "3.5:5", "3:1000000"]:
+            self.assertRegex(self.refused("--stall", stall), "--stall.*RANK:STEPS, as in 3:5")
+        self.assertRegex(self.refused("--stall", "8:5"), "--stall: there is no rank 8: ranks are 0 to 7")
+        self.assertRegex(self.refused("--stall=-1:5"), "no rank -1")
 
     def test_a_topology_that_does_not_exist_for_a_size(self):
         self.assertRegex(self.refused("--topology", "hypercube", "--ranks", "6"), "hypercube.*4 or 8.*not 6")
@@ -132,6 +141,45 @@ class Threads(InEmptyFolder):
         self.assertEqual(all_reduce["messages_sent"], 14 * gossip["messages_sent"])
         self.assertEqual(4 * all_reduce["bytes_sent"], 7 * gossip["bytes_sent"])
         self.assertEqual((isolated["messages_sent"], isolated["bytes_sent"]), (0, 0))
+
+    def test_the_schedule_says_what_is_sent(self):
+        # Of 30 steps 15 average; 5 of those are exact means, in 14 messages and 14/8 models, the others one-peer rounds.
+        written = self.results(*FAST, "--every", "2", "--global-every", "3")
+        options = written["context"]["options"]
+        self.assertEqual((options["every"], options["global_every"]), (2, 3))
+        gossip, all_reduce, _ = written["results"]
+        self.assertEqual((gossip["messages_sent"], gossip["bytes_sent"]), (10 + 5 * 14, (80 + 5 * 14) * PARAMETERS // 2))
+        self.assertEqual(all_reduce["messages_sent"], 30 * 14)
+
+    def test_schedules_that_are_the_same(self):
+
+        def trained(*options):
+            return [{**result, "name": ""} for result in but_times(self.results(*FAST, *options)["results"])]
+
+        gossip, all_reduce, _ = trained("--global-every", "1")
+        self.assertEqual(gossip, all_reduce)
+        local_sgd = trained("--topology", "isolated", "--global-every", "4")[0]
+        self.assertEqual(local_sgd, trained("--every", "4", "--global-every", "1")[0])
+
+    def test_pace(self):
+        options = ["--ranks", "3", "--steps", "6"]
+        written = self.results(*options, "--step-ms", "1", "--jitter", "0.5", "--stall", "2:3")
+        pace = written["pace"]
+        self.assertEqual((pace["step_seconds"], pace["jitter"], pace["stall"]), (0.001, 0.5, {"rank": 2, "steps": 3}))
+        self.assertEqual([each["name"] for each in pace["results"]], ["kith", "all_reduce", "isolated"])
+        for each in pace["results"]:  # steps take what they are told to, at least
+            self.assertGreaterEqual(each["seconds_per_step"], 0.001)
+            self.assertGreater(each["seconds_per_step_with_jitter"], 0.001)
+            self.assertGreaterEqual(each["seconds_per_step_with_stall"], 0.001 * (6 + 3 / 3) / 6)
+            self.assertIsInstance(each["delay_by_stall_steps"], float)
+        without = self.results(*options)  # which learns the same
+        self.assertNotIn("pace", without)
+        self.assertEqual(but_times(written["results"]), but_times(without["results"]))
+        calm = self.results(*options, "--step-ms", "0.1")["pace"]
+        self.assertEqual((calm["jitter"], calm["stall"]), (0, None))
+        self.assertIsNone(calm["results"][0]["seconds_per_step_with_jitter"])
+        text = self.run_it(*options, "--stall", "2:1").stdout
+        self.assertRegex(text, "(?s)steps that take 5 ms.*worker 2 stalls 1 steps.*all_reduce.*slow for good")
 
     def test_bytes_are_those_of_the_codecs_formats(self):
         # int8: a byte each, and 4 for every 256; int4: half of one, and 4 for every 64; 1 % of indices and values.
@@ -198,7 +246,8 @@ class Mpi(InEmptyFolder):
 
     def test_the_same_bits_as_with_threads(self):
         for ranks, options in [(4, []), (5, ["--split", "by-label", "--topology", "ring"]),
-                               (4, ["--exchange", "choco:int4-block,direct:int8-block"]),
+                               (4, ["--exchange", "choco:int4-block,direct:int8-block", "--every", "2",
+                                    "--global-every", "3"]),
                                (3, ["--topology", "ring", "--exchange", "difference:min-max-uint8,choco:top-k:0.01"])]:
             options = ["--steps", "60", "--seed", "3", *options]
             threads = self.results("--ranks", str(ranks), *options)
@@ -209,11 +258,12 @@ class Mpi(InEmptyFolder):
             self.assertEqual(threads["context"], processes["context"])
 
     def test_one_rank_prints(self):
-        done = self.under_mpirun(3, *FAST, "--ranks", "3")
+        done = self.under_mpirun(3, *FAST, "--ranks", "3", "--step-ms", "0.5", "--jitter", "0.5", "--stall", "0:2")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stderr, "")
         self.assertEqual(done.stdout.count("3 workers (mpi)"), 1)
         self.assertEqual(len(re.findall("(?m)^kith +step +30/30 ", done.stdout)), 1)
+        self.assertEqual(done.stdout.count("worker 0 stalls 2 steps"), 1)
         self.assertNotIn("\x1b", done.stdout)
 
     def test_help_is_printed_once(self):
@@ -230,7 +280,8 @@ class Mpi(InEmptyFolder):
     def test_errors_are_printed_once(self):
         for options, says in [(["--ranks", "4"], "--ranks 4: mpirun starts the ranks, and the number of them is 3"),
                               (["--nonsense"], "--nonsense"), (["--steps", "many"], "--steps: "),
-                              (["--topology", "hypercube"], "not 3"), (["--data", "nowhere.csv"], "file nowhere.csv")]:
+                              (["--topology", "hypercube"], "not 3"), (["--data", "nowhere.csv"], "file nowhere.csv"),
+                              (["--stall", "3:5"], "there is no rank 3: ranks are 0 to 2")]:
             self.assertEqual(self.refused(*options).count(says), 1, says)
 
     def test_without_mpirun_it_is_one_rank(self):

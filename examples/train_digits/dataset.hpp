@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
@@ -23,7 +24,7 @@ inline constexpr std::size_t classes = 10;
 /// Random numbers that depend on nothing but the arguments: on no thread, no clock and no library's distributions.
 class Random {
 public:
-  enum class Purpose : std::uint32_t { model, shards, batches };
+  enum class Purpose : std::uint32_t { model, shards, batches, delays };
 
   Random(std::uint64_t seed, Purpose purpose, std::uint32_t rank = 0) {
     std::seed_seq sequence{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32),
@@ -36,6 +37,9 @@ public:
 
   /// A number in [-bound, bound).
   float symmetric(float bound) { return bound * (static_cast<float>(engine_() >> 40) * 0x1p-23F - 1); }
+
+  /// A number from the exponential distribution of mean 1.
+  double exponential() { return -std::log((static_cast<double>(engine_() >> 11) + 0.5) * 0x1p-53); }
 
   void shuffle(std::vector<std::size_t>& values) {
     for (std::size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[below(i)]);

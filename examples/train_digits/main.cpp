@@ -8,12 +8,14 @@
 #include <vector>
 
 #include <fmt/core.h>
+#include <nlohmann/json.hpp>
 
 #include <kith/kith.hpp>
 
 #include "dataset.hpp"
 #include "mpi_job.hpp"
 #include "options.hpp"
+#include "pace.hpp"
 #include "report.hpp"
 #include "training.hpp"
 
@@ -59,10 +61,18 @@ void compare(C& communicator, const Options& options, const Dataset& data) {
         std::visit([&](const auto& exchange) { return train(communicator, method, exchange, options, data, watch); },
                    method.exchange));
   }
+  if (tells) {
+    print_table(results);
+    print_conclusion(results);
+  }
+  std::vector<Pace> paces;
+  if (options.step_ms > 0) paces = measure_paces(communicator, options, data);
   if (!tells) return;
-  print_table(results);
-  print_conclusion(results);
-  if (!options.json.empty()) write_json(options.json, to_json(options, data, results));
+  if (!paces.empty()) print_paces(options, paces);
+  if (options.json.empty()) return;
+  nlohmann::ordered_json json = to_json(options, data, results);
+  if (!paces.empty()) json["pace"] = to_json(options, paces);
+  write_json(options.json, json);
 }
 
 }  // namespace

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include <fmt/core.h>
@@ -30,11 +32,19 @@ namespace digits {
 /// one name in parse(), and one line in on_every_rank().
 enum class Engine : std::uint8_t { thread, mpi };
 
+/// A rank that stops once, for the time of so many steps.
+struct Stall {
+  kith::Rank rank = 0;
+  std::size_t steps = 0;
+};
+
 struct Options {
   Engine engine = Engine::thread;
   kith::Rank ranks = 8;
   kith::AnyTopology topology;  // one-peer-exponential
   std::vector<NamedExchange> exchanges{digits::exchanges().front()};
+  kith::Round every = 1;
+  kith::Round global_every = 0;
   std::size_t steps = 600;
   Split split = Split::iid;
   std::uint64_t seed = 1;
@@ -42,6 +52,9 @@ struct Options {
   std::size_t hidden = 64;
   double learning_rate = 0.1;
   double momentum = 0.9;
+  double step_ms = 0;  // how long a step takes where the pace is measured; 0: it is not measured
+  double jitter = 0;
+  std::optional<Stall> stall;
   std::string data = KITH_EXAMPLES_DATA;
   std::string json;
 };
@@ -74,6 +87,47 @@ inline bool asks_for_mpi(int argc, const char* const* argv) {
   return engine == to_string(Engine::mpi);  // the last one counts, as in parse()
 }
 
+/// The stall that "3:5" stands for: rank 3, 5 steps. Throws UsageError.
+inline Stall parse_stall(std::string_view text, kith::Rank ranks) {
+  Stall stall;
+  const char* const end = text.data() + text.size();
+  const auto [colon, bad_rank] = std::from_chars(text.data(), end, stall.rank);
+  const bool has_steps = bad_rank == std::errc{} && colon != end && *colon == ':';
+  const auto [rest, bad_steps] = std::from_chars(has_steps ? colon + 1 : end, end, stall.steps);
+  if (!has_steps || bad_steps != std::errc{} || rest != end || stall.steps < 1 || stall.steps > 100000)
+    throw kith::UsageError("\"" + std::string{text} +
+                           "\" is not RANK:STEPS, as in 3:5, with 1 to 100000 steps: rank 3 stops once for the time of "
+                           "5 steps");
+  if (stall.rank < 0 || stall.rank >= ranks)
+    throw kith::UsageError("there is no rank " + std::to_string(stall.rank) + ": ranks are 0 to " +
+                           std::to_string(ranks - 1));
+  return stall;
+}
+
+/// The options that say when the workers average.
+inline void add_schedule(CLI::App& app, Options& options) {
+  app.add_option("--every", options.every, "Average in every so many-th step only (local SGD between them)")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app.add_option("--global-every", options.global_every,
+                 "Every so many-th average is an exact global mean (Gossip-PGA); 0: none")
+      ->check(CLI::Range(0, 1000000))
+      ->capture_default_str();
+}
+
+/// The options of what pace.hpp measures.
+inline void add_pace(CLI::App& app, Options& options, std::optional<std::string>& stall) {
+  constexpr double most_ms = 60000;
+  app.add_option("--step-ms", options.step_ms,
+                 "Pace: measure that, too, with steps that take so long; 5 if the next are given")
+      ->type_name("MS")
+      ->check(CLI::Range(0.1, most_ms));
+  app.add_option("--jitter", options.jitter, "Pace: each step takes a random time longer, this share of it in the mean")
+      ->type_name("FRACTION")
+      ->check(CLI::Range(0.0, 100.0));
+  app.add_option("--stall", stall, "Pace: rank R stops once, for the time of so many steps")->type_name("R:STEPS");
+}
+
 /// Fills `options` from the command line; `started` is the number of ranks if it is not the program that starts them.
 /// Prints nothing: what is to be printed is in the Ending, if there is one.
 inline std::optional<Ending> parse(int argc, const char* const* argv, std::optional<kith::Rank> started,
@@ -92,6 +146,7 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
   std::string topology = kith::topology_name(options.topology);
   std::string exchange = names_of(options.exchanges, ",");
   std::string split = to_string(options.split);
+  std::optional<std::string> stall;
   app.add_option("--engine", engine, "What a rank is: a thread, or a process that mpirun starts")
       ->check(CLI::IsMember({"thread", "mpi"}))
       ->capture_default_str();
@@ -103,6 +158,7 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
   app.add_option("--exchange", exchange, "What travels, see below; of several (a,b,c) each is trained with")
       ->type_name("LIST")
       ->capture_default_str();
+  add_schedule(app, options);
   app.add_option("--steps", options.steps, "Optimizer steps")->check(CLI::Range(1, 1000000))->capture_default_str();
   app.add_option("--split", split, "Shards: all alike, or a few of the digits for each worker")
       ->check(CLI::IsMember({"iid", "by-label"}))
@@ -119,6 +175,7 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--momentum", options.momentum, "Momentum")->check(CLI::Range(0.0, 0.999))->capture_default_str();
+  add_pace(app, options, stall);
   app.add_option("--data", options.data, "The data file, examples/data/digits.csv of Kith's source tree")
       ->type_name("FILE");
   app.add_option("--json", options.json, "Write the results to this file as JSON")->type_name("FILE");
@@ -138,6 +195,9 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
     kith::require_size(options.topology, options.ranks);  // the averager says the same, only later
     refused = "--exchange";
     options.exchanges = parse_exchanges(exchange);
+    refused = "--stall";
+    if (stall) options.stall = parse_stall(*stall, options.ranks);
+    if (options.step_ms == 0 && (options.jitter > 0 || options.stall)) options.step_ms = 5;
   } catch (const CLI::ParseError& error) {
     std::ostringstream text;
     return Ending{app.exit(error, text, text) == 0 ? 0 : 2, text.str()};

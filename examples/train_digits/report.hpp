@@ -20,6 +20,7 @@
 #include <kith/kith.hpp>
 
 #include "options.hpp"
+#include "pace.hpp"
 #include "training.hpp"
 
 namespace digits {
@@ -61,8 +62,11 @@ inline void print_heading(const Options& options, const Dataset& data) {
   fmt::print("{} workers ({}), {}, {} split, {} steps of {} rows, seed {}\n", options.ranks, to_string(options.engine),
              kith::topology_name(options.topology), to_string(options.split), options.steps, options.batch,
              options.seed);
-  fmt::print("{} digits to learn from, {} held out; exchange: {}\n\n", data.training.size(), data.held_out.size(),
+  fmt::print("{} digits to learn from, {} held out; exchange: {}\n", data.training.size(), data.held_out.size(),
              names_of(options.exchanges, ", "));
+  if (options.every > 1) fmt::print("averaging once in {} steps\n", options.every);
+  if (options.global_every > 0) fmt::print("an exact global mean once in {} averages\n", options.global_every);
+  fmt::print("\n");
 }
 
 inline std::string megabytes(std::optional<std::uint64_t> bytes) {
@@ -109,6 +113,8 @@ inline nlohmann::ordered_json to_json(const Options& options, const Dataset& dat
                         {"ranks", options.ranks},
                         {"topology", kith::topology_name(options.topology)},
                         {"exchange", names_of(options.exchanges, ",")},
+                        {"every", options.every},
+                        {"global_every", options.global_every},
                         {"steps", options.steps},
                         {"split", to_string(options.split)},
                         {"batch", options.batch},
@@ -150,6 +156,59 @@ inline nlohmann::ordered_json to_json(const Options& options, const Dataset& dat
                                {"curve", std::move(curve)}});
     if (r.bytes_to_target) json["results"].back()["bytes_to_target"] = *r.bytes_to_target;
   }
+  return json;
+}
+
+inline void print_paces(const Options& options, const std::vector<Pace>& paces) {
+  std::size_t width = 10;
+  for (const Pace& pace : paces) width = std::max(width, pace.name.size());
+  fmt::print("\nPace: steps that take {} ms, and what average() adds; means over the workers\n\n", options.step_ms);
+  fmt::print("{:<{}}  {:>9}", "", width, "steady");
+  if (options.jitter > 0) fmt::print("  {:>19}", fmt::format("jitter {}", options.jitter));
+  if (options.stall)
+    fmt::print("  {:>28}", fmt::format("worker {} stalls {} steps", options.stall->rank, options.stall->steps));
+  fmt::print("\n{:<{}}  {:>9}", "", width, "ms a step");
+  if (options.jitter > 0) fmt::print("  {:>9} {:>9}", "ms a step", "/ steady");
+  if (options.stall) fmt::print("  {:>9} {:>8} {:>9}", "ms a step", "/ steady", "delayed");
+  fmt::print("\n");
+  for (const Pace& pace : paces) {
+    fmt::print("{:<{}}  {:>9.3f}", pace.name, width, 1e3 * pace.steady);
+    if (pace.jitter) fmt::print("  {:>9.3f} {:>9.2f}", 1e3 * *pace.jitter, *pace.jitter / pace.steady);
+    if (pace.stall)
+      fmt::print("  {:>9.3f} {:>8.2f} {:>9}", 1e3 * *pace.stall, *pace.stall / pace.steady,
+                 fmt::format("{:.1f}", *pace.stall_delay));
+    fmt::print("\n");
+  }
+  fmt::print("\n");
+  if (options.jitter > 0)
+    fmt::print(
+        "Jitter: each step of each worker takes a random time longer, exponentially distributed, {} steps in\n"
+        "the mean. Isolated workers show that mean; the rest is waiting for whoever is slower just then.\n",
+        options.jitter);
+  if (options.stall)
+    fmt::print(
+        "Stall: worker {} stops once, for {} steps. Delayed: by how many steps a worker comes later, in the\n"
+        "mean over all. Averaging with fewer workers does not help: in a few rounds all have waited.\n",
+        options.stall->rank, options.stall->steps);
+  fmt::print("A worker that is slow for good sets the pace of all that average, by whatever method.\n");
+}
+
+inline nlohmann::ordered_json to_json(const Options& options, const std::vector<Pace>& paces) {
+  const auto number = [](const std::optional<double>& value) {
+    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
+  };
+  nlohmann::ordered_json json;
+  json["step_seconds"] = options.step_ms / 1e3;
+  json["jitter"] = options.jitter;
+  json["stall"] = nullptr;
+  if (options.stall) json["stall"] = {{"rank", options.stall->rank}, {"steps", options.stall->steps}};
+  json["results"] = nlohmann::ordered_json::array();
+  for (const Pace& pace : paces)
+    json["results"].push_back({{"name", pace.name},
+                               {"seconds_per_step", pace.steady},
+                               {"seconds_per_step_with_jitter", number(pace.jitter)},
+                               {"seconds_per_step_with_stall", number(pace.stall)},
+                               {"delay_by_stall_steps", number(pace.stall_delay)}});
   return json;
 }
 

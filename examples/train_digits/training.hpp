@@ -35,10 +35,11 @@ struct Method {
 /// One for each exchange, named after it (the uncompressed one is just "kith"), and the two that they are compared
 /// with.
 inline std::vector<Method> methods_to_compare(const Options& options) {
+  const kith::AveragerOptions schedule{.every = options.every, .global_every = options.global_every};
   std::vector<Method> methods;
   for (const auto& [name, exchange] : options.exchanges) {
     const bool plain = std::holds_alternative<kith::FullPrecision>(exchange);
-    methods.push_back({plain ? "kith" : name, options.topology, exchange, {}});
+    methods.push_back({plain ? "kith" : name, options.topology, exchange, schedule});
   }
   // Every round is an exact global mean: no topology is asked.
   methods.push_back({"all_reduce", options.topology, kith::FullPrecision{}, {.global_every = 1}});
