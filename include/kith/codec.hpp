@@ -18,8 +18,11 @@ struct CodecContext {
   /// The rank that encodes, also when another one decodes.
   Rank rank = 0;
   Round round = 0;
-  /// The buffer within the rank's model. Pieces of one buffer that are encoded apart are buffers of their own here.
+  /// The buffer within the rank's model. Pieces of one buffer that are encoded apart have one number; see granule().
   std::size_t buffer = 0;
+  /// For decode() and decode_add(): these very bytes have passed check() for as many elements of the same dtype, and
+  /// need not be looked at again. Where that is not so, a decoder may read and write anywhere.
+  bool checked = false;
 };
 
 /// @brief A way to write a buffer's values in fewer bytes.
@@ -43,7 +46,11 @@ struct CodecContext {
 /// - `parameters()`: a std::string of what stands after the colon in its full name: "256" of "int8-block:256". Two
 ///   values that encode differently have different parameters: ranks compare them;
 /// - `check(wire, count, dtype)`: throws what decode() of that many elements would throw, and decodes nothing. Without
-///   it a message is decoded twice.
+///   it a message is decoded twice;
+/// - `granule()`: a buffer may be encoded in pieces, each with a wire of its own, that begin at multiples of so many
+///   elements: the same values come out, and the wires together are as long as the one of the whole buffer. 0, or no
+///   such member: the buffer is encoded as a whole. Exchanges cut long buffers where they may, to work on them in the
+///   processor's cache and to send a piece while they encode the next.
 ///
 /// No member but parameters() allocates memory; all may be called by several threads at once. No argument overlaps
 /// another, and memory may have any alignment. Numbers on the wire are little endian.
@@ -71,6 +78,15 @@ template <Codec C>
 }
 
 namespace detail {
+
+/// The granule() of a codec; 0 where it has none.
+template <Codec C>
+[[nodiscard]] constexpr std::size_t granule_of([[maybe_unused]] const C& codec) noexcept {
+  if constexpr (requires { codec.granule(); })
+    return codec.granule();
+  else
+    return 0;
+}
 
 /// The shortest text that stands for this very number: "0.05".
 [[nodiscard]] inline std::string number_to_text(double value) {

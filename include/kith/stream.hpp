@@ -33,6 +33,8 @@ struct StreamShape {
 /// behind, await(), source() as often as wanted, consumed(); settle() before the last piece is taken; close(). Up to
 /// settle() and the await() of the last piece a call may throw PeerError; after that nothing does.
 ///
+/// Who has to know all of a message before anything is done with it looks at message(k) instead of source().
+///
 /// An engine whose ranks can read each other's memory may do without the copy: in_place() and what follows it.
 template <Communicator C>
 class ExchangeStream {
@@ -67,7 +69,12 @@ public:
       incoming_.push_back({source.rank, staging_.get() + (incoming_.size() + 1) * bytes_, bytes_});
   }
 
-  /// Where to put a piece; null if nobody needs a copy of it.
+  /// Whether pieces are on their way in such a round while this rank fills the next ones.
+  [[nodiscard]] bool travels(const Neighborhood&) const noexcept { return false; }
+  /// Takes open() back, in a round that does not travel() and of which nothing has been published: it has not begun.
+  void abandon() noexcept {}
+
+  /// Where to put a piece: in copy(), at its place in the message; null if nobody needs a copy of it.
   [[nodiscard]] std::byte* room(std::size_t) noexcept { return staging_.get(); }
   void publish(std::size_t) noexcept {}
   /// Waits until the piece of every in-neighbour is there.
@@ -78,6 +85,13 @@ public:
                                         std::size_t offset) const noexcept {
     return static_cast<const std::byte*>(incoming_[k].data) + offset;
   }
+  /// All of in-neighbour k's message as far as it has come, if it stays until the last piece is consumed(); null where
+  /// the pieces share their memory.
+  [[nodiscard]] const std::byte* message(std::size_t k) const noexcept {
+    return static_cast<const std::byte*>(incoming_[k].data);
+  }
+  /// Whether that is never null.
+  [[nodiscard]] bool keeps_messages() const noexcept { return true; }
   /// The sources of this piece have been read.
   void consumed(std::size_t) noexcept {}
   /// Waits until nothing that this rank sends can fail any more.

@@ -306,6 +306,6 @@ TEST_CASE("encoded: a layout of messages") {
   CHECK_FALSE(layout.part(2).encoded);
   CHECK(layout.part(3).bytes == 600 + 6 * 8);
   CHECK(layout.bytes() == 40 + 1040 + 648);
-  CHECK(layout.most_computed() == 4800);
-  CHECK(layout.most_encoded() == 1040);
+  CHECK(layout.longest_computed() == 4800);
+  CHECK(layout.longest_encoded() == 1040);
 }

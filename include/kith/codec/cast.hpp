@@ -54,6 +54,9 @@ struct Cast {
     return count * sizeof(To);
   }
 
+  /// See kith::Codec.
+  [[nodiscard]] static constexpr std::size_t granule() noexcept { return 1; }
+
   static void encode(BufferView values, std::span<std::byte> wire, CodecContext context = {}) {
     detail::require_wire(name, values, wire_bytes(values.count, values.dtype), wire.size());
     detail::with_compute_type(values.dtype, [&]<class T>() {
@@ -78,13 +81,13 @@ struct Cast {
     const std::size_t index = detail::first_non_finite(dtype_of<To>, wire.data(), count);
     if (index < count) detail::refuse_wire(name, "value " + std::to_string(index) + " is not finite");
   }
-  static void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) {
-    decode_with(detail::Overwrite{}, wire, values);
+  static void decode(std::span<const std::byte> wire, BufferView values, CodecContext context = {}) {
+    decode_with(detail::Overwrite{}, wire, values, context);
   }
 
   static void decode_add(double weight, std::span<const std::byte> wire, BufferView accumulator,
-                         CodecContext /*context*/ = {}) {
-    decode_with(detail::Add{weight}, wire, accumulator);
+                         CodecContext context = {}) {
+    decode_with(detail::Add{weight}, wire, accumulator, context);
   }
 
   friend bool operator==(Cast, Cast) = default;
@@ -93,8 +96,9 @@ private:
   static constexpr float limit(DType dtype) noexcept { return static_cast<float>(detail::largest_of(dtype)); }
 
   template <class Write>
-  static void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target) {
-    check(wire, target.count, target.dtype);
+  static void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target,
+                          const CodecContext& context) {
+    if (!context.checked) check(wire, target.count, target.dtype);
     const bool smaller_range = target.dtype == DType::f16 && dtype_of<To> != DType::f16;
     detail::with_compute_type(target.dtype, [&]<class T>() {
       write.template tiles<T>(target, [&](T* to, std::size_t first, std::size_t count) {

@@ -36,16 +36,18 @@ struct Int8Block {
   void encode(BufferView values, std::span<std::byte> wire, CodecContext context = {}) const {
     all().encode(values, wire, context);
   }
+  /// A block; see kith::Codec.
+  [[nodiscard]] std::size_t granule() const noexcept { return block; }
   [[nodiscard]] std::string parameters() const { return std::to_string(block); }
 
   /// Throws WireError where decode() would; see kith::Codec.
   void check(std::span<const std::byte> wire, std::size_t count, DType dtype) const { all().check(wire, count, dtype); }
-  void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) const {
-    all().decode(detail::Overwrite{}, wire, values);
+  void decode(std::span<const std::byte> wire, BufferView values, CodecContext context = {}) const {
+    all().decode(detail::Overwrite{}, wire, values, context);
   }
   void decode_add(double weight, std::span<const std::byte> wire, BufferView accumulator,
-                  CodecContext /*context*/ = {}) const {
-    all().decode(detail::Add{weight}, wire, accumulator);
+                  CodecContext context = {}) const {
+    all().decode(detail::Add{weight}, wire, accumulator, context);
   }
 
   friend bool operator==(Int8Block, Int8Block) = default;

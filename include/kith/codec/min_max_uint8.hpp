@@ -112,6 +112,8 @@ struct MinMaxUInt8 {
     detail::require_wire(name, values, wire_bytes(values.count, values.dtype), wire.size());
     detail::with_compute_type(values.dtype, [&]<class T>() { encode_as<T>(values, wire.data(), context); });
   }
+  /// A chunk; see kith::Codec.
+  [[nodiscard]] std::size_t granule() const noexcept { return chunk; }
   [[nodiscard]] std::string parameters() const { return std::to_string(chunk); }
 
   /// Throws WireError where decode() would; see kith::Codec.
@@ -119,12 +121,12 @@ struct MinMaxUInt8 {
     detail::check_wire(name, count, dtype, wire_bytes(count, dtype), wire.size());
     if (count > 0) detail::with_compute_type(dtype, [&]<class T>() { check_chunks<T>(wire.data(), count, dtype); });
   }
-  void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) const {
-    decode_with(detail::Overwrite{}, wire, values);
+  void decode(std::span<const std::byte> wire, BufferView values, CodecContext context = {}) const {
+    decode_with(detail::Overwrite{}, wire, values, context);
   }
   void decode_add(double weight, std::span<const std::byte> wire, BufferView accumulator,
-                  CodecContext /*context*/ = {}) const {
-    decode_with(detail::Add{weight}, wire, accumulator);
+                  CodecContext context = {}) const {
+    decode_with(detail::Add{weight}, wire, accumulator, context);
   }
 
   friend bool operator==(MinMaxUInt8, MinMaxUInt8) = default;
@@ -167,8 +169,9 @@ private:
   }
 
   template <class Write>
-  void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target) const {
-    check(wire, target.count, target.dtype);
+  void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target,
+                   const CodecContext& context) const {
+    if (!context.checked) check(wire, target.count, target.dtype);
     if (target.count == 0) return;
     detail::with_compute_type(target.dtype, [&]<class T>() { decode_as<T>(write, wire.data(), target); });
   }

@@ -77,12 +77,12 @@ struct QSGD {
     const auto codes = wire.subspan(header_bytes(dtype));
     if (std::any_of(codes.begin(), codes.end(), beyond)) refuse("a code beyond the levels");
   }
-  void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) const {
-    decode_with(detail::Overwrite{}, wire, values);
+  void decode(std::span<const std::byte> wire, BufferView values, CodecContext context = {}) const {
+    decode_with(detail::Overwrite{}, wire, values, context);
   }
   void decode_add(double weight, std::span<const std::byte> wire, BufferView accumulator,
-                  CodecContext /*context*/ = {}) const {
-    decode_with(detail::Add{weight}, wire, accumulator);
+                  CodecContext context = {}) const {
+    decode_with(detail::Add{weight}, wire, accumulator, context);
   }
 
   friend bool operator==(QSGD, QSGD) = default;
@@ -122,8 +122,9 @@ private:
   }
 
   template <class Write>
-  void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target) const {
-    check(wire, target.count, target.dtype);
+  void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target,
+                   const CodecContext& context) const {
+    if (!context.checked) check(wire, target.count, target.dtype);
     if (target.count == 0) return;
     const auto ratio = detail::scalar::load<double>(wire.data(), 0);
     const std::byte* const codes = wire.data() + header_bytes(target.dtype);

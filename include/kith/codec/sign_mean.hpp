@@ -65,12 +65,12 @@ struct SignMean {
     if (count % 8 != 0 && (wire.back() >> count % 8) != std::byte{0})
       detail::refuse_wire(name, "the padding is not zero");
   }
-  static void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) {
-    decode_with(detail::Overwrite{}, wire, values);
+  static void decode(std::span<const std::byte> wire, BufferView values, CodecContext context = {}) {
+    decode_with(detail::Overwrite{}, wire, values, context);
   }
   static void decode_add(double weight, std::span<const std::byte> wire, BufferView accumulator,
-                         CodecContext /*context*/ = {}) {
-    decode_with(detail::Add{weight}, wire, accumulator);
+                         CodecContext context = {}) {
+    decode_with(detail::Add{weight}, wire, accumulator, context);
   }
 
   friend bool operator==(SignMean, SignMean) = default;
@@ -90,8 +90,9 @@ private:
   }
 
   template <class Write>
-  static void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target) {
-    check(wire, target.count, target.dtype);
+  static void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target,
+                          const CodecContext& context) {
+    if (!context.checked) check(wire, target.count, target.dtype);
     if (target.count == 0) return;
     detail::with_compute_type(target.dtype, [&]<class T>() {
       const T mean = detail::scalar::load<T>(wire.data(), 0);

@@ -106,12 +106,12 @@ struct TopK {
     const std::size_t bad = detail::first_non_finite(dtype, wire.data() + k * index_bytes(count), k);
     if (bad < k) detail::refuse_wire(name, "value " + std::to_string(bad) + " is not finite");
   }
-  void decode(std::span<const std::byte> wire, BufferView values, CodecContext /*context*/ = {}) const {
-    decode_with(detail::SparseOverwrite{}, wire, values);
+  void decode(std::span<const std::byte> wire, BufferView values, CodecContext context = {}) const {
+    decode_with(detail::SparseOverwrite{}, wire, values, context);
   }
   void decode_add(double weight, std::span<const std::byte> wire, BufferView accumulator,
-                  CodecContext /*context*/ = {}) const {
-    decode_with(detail::SparseAdd{weight}, wire, accumulator);
+                  CodecContext context = {}) const {
+    decode_with(detail::SparseAdd{weight}, wire, accumulator, context);
   }
 
   friend bool operator==(TopK, TopK) = default;
@@ -147,8 +147,9 @@ private:
   }
 
   template <class Write>
-  void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target) const {
-    check(wire, target.count, target.dtype);
+  void decode_with(const Write& write, std::span<const std::byte> wire, const BufferView& target,
+                   const CodecContext& context) const {
+    if (!context.checked) check(wire, target.count, target.dtype);
     const std::size_t k = kept(target.count);
     const std::size_t width = size_of(target.dtype);
     const std::byte* const values = wire.data() + k * index_bytes(target.count);

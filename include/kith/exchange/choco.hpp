@@ -42,46 +42,56 @@ public:
         period_(options.period),
         shared_(period_.rounds == 1),
         replicas_(layout, options.buffers, period_.sources.size() + (shared_ ? 1 : period_.targets.size())),
-        scratch_(layout.most_computed()),
         squares_(shared_ ? 1 : std::max<std::size_t>(options.max_degree, 1)) {}
 
-  [[nodiscard]] std::size_t staging_bytes() const noexcept { return replicas_.bytes().size() + scratch_.bytes(); }
+  static constexpr bool every_value = true;
+  [[nodiscard]] static Workspace workspace(const WireLayout& layout, std::size_t max_degree) {
+    return {max_degree, 1, layout.longest_computed()};
+  }
+
+  [[nodiscard]] std::size_t staging_bytes() const noexcept { return replicas_.bytes().size(); }
   [[nodiscard]] std::size_t begin(const Neighborhood& plan) noexcept {
     std::fill(squares_.begin(), squares_.end(), 0.0);
     return shared_ ? 1 : plan.targets().size();
   }
   [[nodiscard]] std::size_t most_messages() const noexcept { return squares_.size(); }
 
-  void encode(const EncodedPart& part, std::size_t message, std::span<std::byte> wire) {
-    const BufferView& values = part.values();
+  void encode(const EncodedPart& part, std::size_t message, std::span<std::byte> wire, Workspace& workspace) {
+    const BufferView values = part.values();
     with_compute_type(values.dtype, [&]<class T>() {
-      const T* const replica = replicas_.values<T>(own(part.round, message), part.buffer);
-      squares_[message] += subtract(values, replica, scratch_.as<T>());
+      const T* const replica = replicas_.values<T>(own(part.round, message), part.segment);
+      squares_[message] += subtract(values, replica, workspace.row<T>(0));
     });
-    codec_.encode(scratch_.view(values), wire, part.context(rank_));
+    encode_part(codec_, workspace.view(0, values), wire, part.context(rank_), part.segment.first);
   }
 
-  void check(const EncodedPart& part, std::span<const std::byte> wire, Rank sender) {
-    check_part(codec_, wire, scratch_.view(part.values()), part.context(sender));
+  void check(const EncodedPart& part, std::span<const std::byte> wire, Rank sender, Workspace& workspace) const {
+    check_part(codec_, wire, workspace.view(0, part.values()), part.context(sender));
   }
 
-  void apply(const EncodedPart& part) {
-    const BufferView& values = part.values();
+  void apply(const EncodedPart& part, Workspace& workspace) {
+    const BufferView values = part.values();
     const auto sources = part.round.plan.sources();
     for (std::size_t m = 0; m < part.sent.size(); ++m)
-      codec_.decode_add(1, part.own(m), replicas_.view(own(part.round, m), part.buffer, values), part.context(rank_));
+      codec_.decode_add(1, part.own(m), replicas_.view(own(part.round, m), part.segment, values), part.checked(rank_));
     for (std::size_t k = 0; k < sources.size(); ++k)
-      codec_.decode_add(1, part.source(k), replicas_.view(other(sources[k].rank), part.buffer, values),
-                        part.context(sources[k].rank));
+      codec_.decode_add(1, part.source(k), replicas_.view(other(sources[k].rank), part.segment, values),
+                        part.checked(sources[k].rank));
     if (sources.empty() && part.round.plan.targets().empty()) return;
     with_compute_type(values.dtype, [&]<class T>() {
-      Add{gamma_ * part.round.mixing}.tiles<T>(values, [&](T* sums, std::size_t first, std::size_t count) {
-        std::fill_n(sums, count, T{0});
-        if (shared_)
-          sum_differences(part, sums, first, count);
-        else
-          sum_flows(part, sums, first, count);
-      });
+      const auto terms = workspace.average.sources<T>();
+      std::size_t number = 0;
+      for (const auto& source : sources)
+        terms[number++] = {replicas_.values<T>(other(source.rank), part.segment), static_cast<T>(source.weight)};
+      const T* self = nullptr;
+      if (shared_) {  // sum_j w_ij (r_j - r_i)
+        self = replicas_.values<T>(own(part.round, 0), part.segment);
+      } else {  // sum_j w_ij r_ji - sum_k w_ki r_ik: what comes in along the edges, and what goes out
+        const std::vector<double>& told = period_.told[part.round.call.sequence % period_.rounds];
+        for (std::size_t m = 0; m < told.size(); ++m)
+          terms[number++] = {replicas_.values<T>(own(part.round, m), part.segment), static_cast<T>(-told[m])};
+      }
+      add_average(values, self, terms.first(number), gamma_ * part.round.mixing);
     });
   }
 
@@ -100,34 +110,12 @@ private:
     return period_.sources.size() + PeriodPlan::place(period_.targets, round.plan.targets()[message]);
   }
 
-  // sum_j w_ij (r_j - r_i)
-  template <class T>
-  void sum_differences(const EncodedPart& part, T* sums, std::size_t first, std::size_t count) noexcept {
-    const T* const self = replicas_.values<T>(own(part.round, 0), part.buffer) + first;
-    for (const auto& source : part.round.plan.sources())
-      add_difference(sums, source.weight, replicas_.values<T>(other(source.rank), part.buffer) + first, self, count);
-  }
-
-  // sum_j w_ij r_ji - sum_k w_ki r_ik: what comes in along the edges, and what goes out
-  template <class T>
-  void sum_flows(const EncodedPart& part, T* sums, std::size_t first, std::size_t count) noexcept {
-    const CodecKernels& kernels = codec_kernels();
-    for (const auto& source : part.round.plan.sources())
-      accumulate(kernels, sums, replicas_.values<T>(other(source.rank), part.buffer) + first,
-                 static_cast<T>(source.weight), count);
-    const std::vector<double>& told = period_.told[part.round.call.sequence % period_.rounds];
-    for (std::size_t m = 0; m < told.size(); ++m)
-      accumulate(kernels, sums, replicas_.values<T>(own(part.round, m), part.buffer) + first, static_cast<T>(-told[m]),
-                 count);
-  }
-
   Q codec_;
   double gamma_;
   Rank rank_;
   PeriodPlan period_;
   bool shared_;
   Replicas replicas_;
-  Scratch scratch_;
   std::vector<double> squares_;  // of x_i - r_i, for each message
 };
 
@@ -185,8 +173,8 @@ template <Codec Q>
 /// @par Cost       One message of wire_bytes() for each buffer per edge. Staging: replicas of the encoded buffers, in
 ///                 f32 or f64; in a static topology one for each in-neighbour and one for the rank itself, else one
 ///                 for each rank that is heard in the period and each that is told (2 log2 n models on one-peer
-///                 exponential graphs). Besides that the largest encoded buffer, the own messages, and between
-///                 processes those of the in-neighbours.
+///                 exponential graphs). Besides that a segment (see detail::EncodedSession), the own messages, and
+///                 those of the in-neighbours unless they are read where they are.
 /// @par Source     Koloskova, Stich and Jaggi, Decentralized Stochastic Optimization and Gossip Algorithms with
 ///                 Compressed Communication, ICML 2019, arXiv:1902.00340, Algorithm 1. Replicas on edges, and the sums
 ///                 of differences, are departures: the published form adds up a weighted sum of what has come, whose

@@ -40,47 +40,48 @@ public:
       : codec_(exchange.codec),
         rank_(rank),
         sources_(options.period.sources),
-        replicas_(layout, options.buffers, sources_.size() + 1),
-        scratch_(layout.most_computed()) {}
+        replicas_(layout, options.buffers, sources_.size() + 1) {}
 
-  [[nodiscard]] std::size_t staging_bytes() const noexcept { return replicas_.bytes().size() + scratch_.bytes(); }
+  static constexpr bool every_value = true;
+  [[nodiscard]] static Workspace workspace(const WireLayout& layout, std::size_t max_degree) {
+    return {max_degree, 1, layout.longest_computed()};
+  }
+
+  [[nodiscard]] std::size_t staging_bytes() const noexcept { return replicas_.bytes().size(); }
   [[nodiscard]] std::size_t begin(const Neighborhood&) noexcept {
     squares_ = 0;
     return 1;
   }
   [[nodiscard]] static std::size_t most_messages() noexcept { return 1; }
 
-  void encode(const EncodedPart& part, std::size_t, std::span<std::byte> wire) {
-    const BufferView& values = part.values();
+  void encode(const EncodedPart& part, std::size_t, std::span<std::byte> wire, Workspace& workspace) {
+    const BufferView values = part.values();
+    const BufferView change = workspace.view(0, values);
     with_compute_type(values.dtype, [&]<class T>() {
-      const T* const own = replicas_.values<T>(0, part.buffer);
-      T* const target = scratch_.as<T>();
-      squares_ += subtract(values, own, target);
-      for (std::size_t first = 0; first < values.count; first += tile_elements) {
-        const std::size_t count = std::min(tile_elements, values.count - first);
-        T sums[tile_elements] = {};
-        for (const auto& source : part.round.plan.sources())
-          add_difference(sums, source.weight, replicas_.values<T>(other(source.rank), part.buffer) + first, own + first,
-                         count);
-        accumulate(codec_kernels(), target + first, sums, static_cast<T>(part.round.mixing), count);
-      }
+      const T* const own = replicas_.values<T>(0, part.segment);
+      squares_ += subtract(values, own, workspace.row<T>(0));
+      const auto terms = workspace.average.sources<T>();
+      std::size_t number = 0;
+      for (const auto& source : part.round.plan.sources())
+        terms[number++] = {replicas_.values<T>(other(source.rank), part.segment), static_cast<T>(source.weight)};
+      add_average(change, own, terms.first(number), part.round.mixing);
     });
-    codec_.encode(scratch_.view(values), wire, part.context(rank_));
+    encode_part(codec_, change, wire, part.context(rank_), part.segment.first);
   }
 
-  void check(const EncodedPart& part, std::span<const std::byte> wire, Rank sender) {
-    check_part(codec_, wire, scratch_.view(part.values()), part.context(sender));
+  void check(const EncodedPart& part, std::span<const std::byte> wire, Rank sender, Workspace& workspace) const {
+    check_part(codec_, wire, workspace.view(0, part.values()), part.context(sender));
   }
 
-  void apply(const EncodedPart& part) {
-    const BufferView& values = part.values();
+  void apply(const EncodedPart& part, Workspace&) {
+    const BufferView values = part.values();
     const auto sources = part.round.plan.sources();
-    codec_.decode_add(1, part.own(), replicas_.view(0, part.buffer, values), part.context(rank_));
+    codec_.decode_add(1, part.own(), replicas_.view(0, part.segment, values), part.checked(rank_));
     for (std::size_t k = 0; k < sources.size(); ++k)
-      codec_.decode_add(1, part.source(k), replicas_.view(other(sources[k].rank), part.buffer, values),
-                        part.context(sources[k].rank));
+      codec_.decode_add(1, part.source(k), replicas_.view(other(sources[k].rank), part.segment, values),
+                        part.checked(sources[k].rank));
     with_compute_type(values.dtype, [&]<class T>() {
-      const T* const own = replicas_.values<T>(0, part.buffer);
+      const T* const own = replicas_.values<T>(0, part.segment);
       Overwrite{}.tiles<T>(values, [&](T* to, std::size_t first, std::size_t count) {
         std::memcpy(to, own + first, count * sizeof(T));
       });
@@ -98,7 +99,6 @@ private:
   Rank rank_;
   std::vector<Rank> sources_;
   Replicas replicas_;
-  Scratch scratch_;
   double squares_ = 0;
 };
 
@@ -129,8 +129,8 @@ private:
 /// @par Errors     NonFiniteError for a NaN or an infinity in what is to be encoded, before anything is sent: the round
 ///                 has not begun on this rank. Mend the values and call again; the others wait, up to their deadline.
 /// @par Cost       One message of wire_bytes() for each buffer per edge. Staging: a model (of encoded buffers, in f32
-///                 or f64) for this rank and each in-neighbour, the largest encoded buffer, the own message, and
-///                 between processes those of the in-neighbours.
+///                 or f64) for this rank and each in-neighbour, a segment (see detail::EncodedSession), the own
+///                 message, and those of the in-neighbours unless they are read where they are.
 /// @par Source     Tang et al., Communication Compression for Decentralized Training, NeurIPS 2018, arXiv:1803.06443,
 ///                 Algorithm 1 (DCD-PSGD); Gan et al., Bagua, VLDB 2021, arXiv:2107.01499.
 template <Codec Q>

@@ -30,41 +30,53 @@ class DirectRule {
 public:
   using Exchange = Direct<Q>;
 
-  DirectRule(const Exchange& exchange, const WireLayout& layout, const SessionOptions&, Rank rank)
-      : codec_(exchange.codec),
-        rank_(rank),
-        own_(layout.most_computed()),
-        other_(layout.most_computed()),
-        sum_(layout.most_computed()) {}
+  DirectRule(const Exchange& exchange, const WireLayout&, const SessionOptions&, Rank rank)
+      : codec_(exchange.codec), rank_(rank) {}
 
-  [[nodiscard]] std::size_t staging_bytes() const noexcept { return own_.bytes() + other_.bytes() + sum_.bytes(); }
+  static constexpr bool every_value = true;
+  [[nodiscard]] static Workspace workspace(const WireLayout& layout, std::size_t max_degree) {
+    return {max_degree, max_degree > 1 ? std::size_t{3} : 2, layout.longest_computed()};
+  }
+
+  [[nodiscard]] static std::size_t staging_bytes() noexcept { return 0; }
   [[nodiscard]] static std::size_t begin(const Neighborhood&) noexcept { return 1; }
   [[nodiscard]] static std::size_t most_messages() noexcept { return 1; }
 
-  void encode(const EncodedPart& part, std::size_t, std::span<std::byte> wire) {
-    const BufferView& values = part.values();
-    if (values.dtype == compute_dtype(values.dtype)) return codec_.encode(values, wire, part.context(rank_));
-    load_values(values, own_.as<float>());
-    codec_.encode(own_.view(values), wire, part.context(rank_));
+  void encode(const EncodedPart& part, std::size_t, std::span<std::byte> wire, Workspace& workspace) const {
+    BufferView values = part.values();
+    if (values.dtype != compute_dtype(values.dtype)) {
+      load_values(values, workspace.row<float>(0));
+      values = workspace.view(0, values);
+    }
+    encode_part(codec_, values, wire, part.context(rank_), part.segment.first);
   }
 
-  void check(const EncodedPart& part, std::span<const std::byte> wire, Rank sender) {
-    check_part(codec_, wire, other_.view(part.values()), part.context(sender));
+  void check(const EncodedPart& part, std::span<const std::byte> wire, Rank sender, Workspace& workspace) const {
+    check_part(codec_, wire, workspace.view(0, part.values()), part.context(sender));
   }
 
-  void apply(const EncodedPart& part) {
+  void apply(const EncodedPart& part, Workspace& workspace) const {
     const auto sources = part.round.plan.sources();
     if (sources.empty()) return;
-    const BufferView& values = part.values();
-    codec_.decode(part.own(), own_.view(values), part.context(rank_));
+    const BufferView values = part.values();
+    codec_.decode(part.own(), workspace.view(0, values), part.checked(rank_));
+    const auto decode_source = [&](std::size_t k) {
+      codec_.decode(part.source(k), workspace.view(1, values), part.checked(sources[k].rank));
+    };
     with_compute_type(values.dtype, [&]<class T>() {
-      T* const sum = sum_.as<T>();
+      const T* const own = workspace.row<T>(0);
+      const T* const other = workspace.row<T>(1);
+      if (sources.size() == 1) {
+        decode_source(0);
+        Weighted<T> term[] = {{other, static_cast<T>(sources[0].weight)}};
+        return add_average<T>(values, own, term, part.round.mixing);
+      }
+      T* const sum = workspace.row<T>(2);
       std::fill_n(sum, values.count, T{0});
       for (std::size_t k = 0; k < sources.size(); ++k) {
-        codec_.decode(part.source(k), other_.view(values), part.context(sources[k].rank));
-        for (std::size_t first = 0; first < values.count; first += tile_elements)
-          add_difference(sum + first, sources[k].weight, other_.as<T>() + first, own_.as<T>() + first,
-                         std::min(tile_elements, values.count - first));
+        decode_source(k);
+        Weighted<T> term[] = {{other, static_cast<T>(sources[k].weight)}};
+        add_average<T>(workspace.view(2, values), own, term, 1);
       }
       Add{part.round.mixing}.tiles<T>(values, [&](T* to, std::size_t first, std::size_t count) {
         std::memcpy(to, sum + first, count * sizeof(T));
@@ -75,9 +87,6 @@ public:
 private:
   Q codec_;
   Rank rank_;
-  Scratch own_;
-  Scratch other_;
-  Scratch sum_;
 };
 
 }  // namespace detail
@@ -96,8 +105,9 @@ private:
 /// @par Topologies All.
 /// @par Errors     NonFiniteError for a NaN or an infinity in this rank's values, before anything is sent: the round
 ///                 has not begun on this rank. Mend the values and call again; the others wait, up to their deadline.
-/// @par Cost       One message of wire_bytes() for each buffer per edge. Staging: three times the largest encoded
-///                 buffer (in f32 or f64), the own message, and between processes those of the in-neighbours.
+/// @par Cost       One message of wire_bytes() for each buffer per edge. Staging: three segments (see
+///                 detail::EncodedSession), the own message, and those of the in-neighbours unless they are read where
+///                 they are.
 template <Codec Q>
 struct Direct {
   static constexpr std::string_view name = "direct";

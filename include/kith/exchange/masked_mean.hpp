@@ -38,32 +38,35 @@ class MaskedMeanRule {
 public:
   using Exchange = MaskedMean<M>;
 
-  MaskedMeanRule(const Exchange& exchange, const WireLayout& layout, const SessionOptions& options, Rank rank)
-      : mask_(exchange.mask),
-        rank_(rank),
-        period_(std::max<Round>(options.period.rounds, 1)),
-        rows_(options.max_degree + 1, options.max_degree),
-        averaged_(layout.most_encoded()) {}
+  MaskedMeanRule(const Exchange& exchange, const WireLayout&, const SessionOptions& options, Rank rank)
+      : mask_(exchange.mask), rank_(rank), period_(std::max<Round>(options.period.rounds, 1)) {}
 
-  [[nodiscard]] std::size_t staging_bytes() const noexcept { return rows_.bytes() + averaged_.bytes(); }
+  // Of the others it does not matter whether they are finite.
+  static constexpr bool every_value = false;
+  [[nodiscard]] static Workspace workspace(const WireLayout& layout, std::size_t max_degree) {
+    return {max_degree, 1, layout.longest_encoded()};
+  }
+
+  [[nodiscard]] static std::size_t staging_bytes() noexcept { return 0; }
   [[nodiscard]] static std::size_t begin(const Neighborhood&) noexcept { return 1; }
   [[nodiscard]] static std::size_t most_messages() noexcept { return 1; }
 
-  void encode(const EncodedPart& part, std::size_t, std::span<std::byte> wire) {
+  void encode(const EncodedPart& part, std::size_t, std::span<std::byte> wire, Workspace&) const {
     mask_.encode(part.values(), wire, context(part, rank_));
   }
 
-  void check(const EncodedPart& part, std::span<const std::byte> wire, Rank) {
-    mask_.check(wire, part.values().count, part.values().dtype);
+  void check(const EncodedPart& part, std::span<const std::byte> wire, Rank, Workspace&) const {
+    mask_.check(wire, part.segment.count, part.values().dtype);
   }
 
-  void apply(const EncodedPart& part) {
+  void apply(const EncodedPart& part, Workspace& workspace) const {
     if (part.received.empty()) return;
-    const BufferView& values = part.values();
+    const BufferView values = part.values();
     const std::size_t width = size_of(values.dtype);
-    average_values(rows_, part.round, values.dtype, part.own().size() / width, averaged_.as<std::byte>(),
-                   part.own().data(), [&](std::size_t k) { return part.source(k).data(); });
-    const std::byte* from = averaged_.as<std::byte>();
+    auto* const averaged = workspace.row<std::byte>(0);
+    average_values(workspace.average, part.round, values.dtype, part.segment.bytes / width, averaged, part.own().data(),
+                   [&](std::size_t k) { return part.source(k).data(); });
+    const std::byte* from = averaged;
     auto* const to = static_cast<std::byte*>(values.data);
     mask_.for_each_index(values.count, context(part, rank_).round, [&](std::size_t index) {
       std::memcpy(to + index * width, from, width);
@@ -83,8 +86,6 @@ private:
   M mask_;
   Rank rank_;
   Round period_;
-  Rows rows_;
-  Scratch averaged_;
 };
 
 }  // namespace detail
@@ -104,7 +105,8 @@ private:
 ///                 round has not begun on this rank. Mend the values and call again; the others wait, up to their
 ///                 deadline.
 /// @par Cost       One message of wire_bytes() for each buffer per edge: `fraction` of a model. Staging: the largest
-///                 buffer's slice, the own message, and between processes those of the in-neighbours.
+///                 buffer's slice, the own message (twice where it goes to other machines), and those of the
+///                 in-neighbours unless they are read where they are.
 /// @par Source     SPARTA (sparse parameter averaging, 2025), which averages a random slice over all ranks.
 template <Mask M>
 struct MaskedMean {

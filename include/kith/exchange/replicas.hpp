@@ -7,9 +7,10 @@
 #include <vector>
 
 #include <kith/codec/detail/tiles.hpp>
-#include <kith/exchange/encoded.hpp>
+#include <kith/exchange/encoded_part.hpp>
+#include <kith/exchange/wire_layout.hpp>
+#include <kith/numeric/codec_kernels.hpp>
 #include <kith/numeric/compute_type.hpp>
-#include <kith/numeric/kernels.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
 
@@ -28,13 +29,14 @@ public:
     memory_.resize(number * stride_);
   }
 
-  /// Replica `index` of a buffer that looks like `values`.
+  /// Replica `index` of a segment whose values look like `like`.
   template <class T>
-  [[nodiscard]] T* values(std::size_t index, std::size_t buffer) noexcept {
-    return reinterpret_cast<T*>(memory_.data() + index * stride_ + offsets_[buffer]);
+  [[nodiscard]] T* values(std::size_t index, const Segment& segment) noexcept {
+    return values<T>(index, segment.buffer) + segment.first;
   }
-  [[nodiscard]] BufferView view(std::size_t index, std::size_t buffer, const BufferView& like) noexcept {
-    return {values<std::byte>(index, buffer), like.count, compute_dtype(like.dtype)};
+  [[nodiscard]] BufferView view(std::size_t index, const Segment& segment, const BufferView& like) noexcept {
+    const DType dtype = compute_dtype(like.dtype);
+    return {values<std::byte>(index, segment.buffer) + segment.first * size_of(dtype), like.count, dtype};
   }
 
   /// All ranks hold the same parameters: so does every replica.
@@ -55,6 +57,11 @@ private:
   static constexpr std::size_t alignment = 64;
   static constexpr std::size_t not_kept = static_cast<std::size_t>(-1);
 
+  template <class T>
+  [[nodiscard]] T* values(std::size_t index, std::size_t buffer) noexcept {
+    return reinterpret_cast<T*>(memory_.data() + index * stride_ + offsets_[buffer]);
+  }
+
   std::size_t number_;
   std::size_t stride_ = 0;
   std::vector<std::size_t> offsets_;
@@ -64,12 +71,10 @@ private:
 /// target = values - replica. Returns the sum of their squares.
 template <class T>
 double subtract(const BufferView& values, const T* replica, T* target) noexcept {
-  static constexpr T zeros[tile_elements] = {};
+  const CodecKernels& kernels = codec_kernels();
   double squares = 0;
   for_each_tile<T>(values, 0, values.count, [&](const T* from, std::size_t first, std::size_t count) {
-    std::memcpy(target + first, from, count * sizeof(T));
-    accumulate(codec_kernels(), target + first, replica + first, T{-1}, count);
-    squares += squared_distance(target + first, zeros, count);
+    squares += subtract(kernels, from, replica + first, target + first, count);
   });
   return squares;
 }

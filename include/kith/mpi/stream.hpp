@@ -99,6 +99,17 @@ public:
     if (lease_) stamp_of(own_part_) = meeting_->stamp;
   }
 
+  [[nodiscard]] bool travels(const Neighborhood& plan) const noexcept {
+    const auto far = [this](Rank rank) { return !is_local(rank); };
+    const auto from_far = [&](const Neighborhood::Source& source) { return far(source.rank); };
+    return std::any_of(plan.targets().begin(), plan.targets().end(), far) ||
+           std::any_of(plan.sources().begin(), plan.sources().end(), from_far);
+  }
+  void abandon() noexcept {
+    own_copy().readers.clear();  // nobody will have read it
+    first_ -= pieces_;
+  }
+
   [[nodiscard]] std::byte* room(std::size_t piece) {
     for (std::size_t k = 0; k < remote_targets_; ++k)
       peers_.wait(*meeting_, outlets_[k].to(), [&] { return outlets_[k].sent(piece); });
@@ -136,6 +147,11 @@ public:
     const Arena::Position& place = places(source.part)[buffer];
     return engine_.arena().part(place.window, source.rank) + place.offset + in_buffer;
   }
+
+  [[nodiscard]] const std::byte* message(std::size_t k) const noexcept {
+    return sources_[k].inlet != nullptr ? nullptr : copy(sources_[k].part);
+  }
+  [[nodiscard]] bool keeps_messages() const noexcept { return inlets_.empty(); }
 
   void consumed(std::size_t piece) {
     if (lease_) board(own_part_).consumed.store(first_ + piece + 1, std::memory_order_release);

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <type_traits>
 
 #include <kith/numeric/isa.hpp>
@@ -68,6 +69,9 @@ struct CodecKernels {
                          std::size_t count) noexcept;
   void (*dequantize_level)(const std::byte* codes, float scale, float lower, float* values, std::size_t count) noexcept;
   void (*accumulate)(float* sums, const float* values, float weight, std::size_t count) noexcept;
+  double (*subtract)(const float* a, const float* b, float* target, std::size_t count) noexcept;
+  void (*add_averaged)(float* target, const float* self, std::span<const Weighted<float>> sources, float mixing,
+                       std::size_t count) noexcept;
   void (*saturate)(const float* values, float limit, float* target, std::size_t count) noexcept;
   bool (*any_below)(const std::byte* codes, std::int8_t least, std::size_t count) noexcept;
 };
@@ -144,6 +148,45 @@ inline void accumulate(T* sums, const T* values, T weight, std::size_t count) no
   for (std::size_t i = 0; i < count; ++i) store(sums, i, load<T>(sums, i) + rounded(weight * load<T>(values, i)));
 }
 
+/// The rest of subtract(), from element `begin` on.
+template <class T>
+inline double finish_subtraction(double (&lanes)[distance_lanes], const T* a, const T* b, T* target, std::size_t count,
+                                 std::size_t begin) noexcept {
+  for (std::size_t i = begin; i < count; ++i) {
+    const T difference = load<T>(a, i) - load<T>(b, i);
+    store(target, i, difference);
+    lanes[i % distance_lanes] += rounded(static_cast<double>(difference) * static_cast<double>(difference));
+  }
+  return fold_distance(lanes);
+}
+
+/// target = a - b. Returns the sum of their squares, added up as squared_distance() does.
+template <class T>
+inline double subtract(const T* a, const T* b, T* target, std::size_t count) noexcept {
+  double lanes[distance_lanes] = {};
+  return finish_subtraction(lanes, a, b, target, count, 0);
+}
+
+/// The rest of add_averaged(), from element `begin` on.
+template <class T>
+inline void finish_averaging(T* target, const T* self, std::span<const Weighted<T>> sources, T mixing,
+                             std::size_t count, std::size_t begin) noexcept {
+  for (std::size_t i = begin; i < count; ++i) {
+    const T x = load<T>(self, i);
+    T sum = 0;
+    for (const Weighted<T>& source : sources) sum += rounded(source.weight * (load<T>(source.values, i) - x));
+    store(target, i, load<T>(target, i) + rounded(mixing * sum));
+  }
+}
+
+/// target += mixing * sum_k weight_k * (source_k - self), the sum from zero in the order given, each operation rounded
+/// on its own.
+template <class T>
+inline void add_averaged(T* target, const T* self, std::span<const Weighted<T>> sources, T mixing,
+                         std::size_t count) noexcept {
+  finish_averaging(target, self, sources, mixing, count, 0);
+}
+
 /// What is larger than `limit` becomes `limit`, with the value's sign. The target may be the values.
 template <class T>
 inline void saturate(const T* values, T limit, T* target, std::size_t count) noexcept {
@@ -161,9 +204,10 @@ inline void saturate(const T* values, T limit, T* target, std::size_t count) noe
   return false;
 }
 
-inline constexpr CodecKernels codec_kernels{max_magnitude<float>, extremes<float>,       quantize<float>,
-                                            dequantize<float>,    quantize_level<float>, dequantize_level<float>,
-                                            accumulate<float>,    saturate<float>,       any_below};
+inline constexpr CodecKernels codec_kernels{
+    max_magnitude<float>,  extremes<float>,         quantize<float>,   dequantize<float>,
+    quantize_level<float>, dequantize_level<float>, accumulate<float>, subtract<float>,
+    add_averaged<float>,   saturate<float>,         any_below};
 
 }  // namespace scalar
 }  // namespace kith::detail
@@ -268,6 +312,23 @@ inline void accumulate(const CodecKernels& kernels, T* sums, const T* values, T 
     kernels.accumulate(sums, values, weight, count);
   else
     scalar::accumulate(sums, values, weight, count);
+}
+
+template <class T>
+inline double subtract(const CodecKernels& kernels, const T* a, const T* b, T* target, std::size_t count) noexcept {
+  if constexpr (std::is_same_v<T, float>)
+    return kernels.subtract(a, b, target, count);
+  else
+    return scalar::subtract(a, b, target, count);
+}
+
+template <class T>
+inline void add_averaged(const CodecKernels& kernels, T* target, const T* self, std::span<const Weighted<T>> sources,
+                         T mixing, std::size_t count) noexcept {
+  if constexpr (std::is_same_v<T, float>)
+    kernels.add_averaged(target, self, sources, mixing, count);
+  else
+    scalar::add_averaged(target, self, sources, mixing, count);
 }
 
 template <class T>

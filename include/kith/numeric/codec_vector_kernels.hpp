@@ -215,6 +215,49 @@ KITH_SIMD_TARGET inline void accumulate(float* sums, const float* values, float 
   scalar::accumulate(sums + i, values + i, weight, count - i);
 }
 
+KITH_SIMD_TARGET inline double subtract(const float* a, const float* b, float* target, std::size_t count) noexcept {
+  constexpr std::size_t step = KITH_SIMD_BYTES / sizeof(double);
+  constexpr std::size_t vectors = distance_lanes / step;
+  constexpr std::size_t turn = distance_lanes < lanes ? lanes : distance_lanes;
+  F64 sums[vectors] = {};
+  std::size_t i = 0;
+  for (; i + turn <= count; i += turn) {
+    KITH_UNROLL
+    for (std::size_t u = 0; u < turn / lanes; ++u)
+      store(target + i + u * lanes, load<F32>(a + i + u * lanes) - load<F32>(b + i + u * lanes));
+    KITH_UNROLL
+    for (std::size_t u = 0; u < turn / step; ++u) {
+      const F64 difference = load_double(target + i + u * step);
+      sums[u % vectors] += rounded(difference * difference);
+    }
+  }
+  double lane_sums[distance_lanes];
+  __builtin_memcpy(lane_sums, sums, sizeof sums);
+  return scalar::finish_subtraction(lane_sums, a, b, target, count, i);
+}
+
+KITH_SIMD_TARGET inline void add_averaged(float* target, const float* self, std::span<const Weighted<float>> sources,
+                                          float mixing, std::size_t count) noexcept {
+  std::size_t i = 0;
+  for (; i + code_step <= count; i += code_step) {
+    F32 x[code_vectors];
+    F32 sums[code_vectors] = {};
+    KITH_UNROLL
+    for (std::size_t u = 0; u < code_vectors; ++u) x[u] = load<F32>(self + i + u * lanes);
+    for (const Weighted<float>& source : sources) {
+      KITH_UNROLL
+      for (std::size_t u = 0; u < code_vectors; ++u)
+        sums[u] += rounded(source.weight * (load<F32>(source.values + i + u * lanes) - x[u]));
+    }
+    KITH_UNROLL
+    for (std::size_t u = 0; u < code_vectors; ++u) {
+      const std::size_t at = i + u * lanes;
+      store(target + at, load<F32>(target + at) + rounded(mixing * sums[u]));
+    }
+  }
+  scalar::finish_averaging(target, self, sources, mixing, count, i);
+}
+
 KITH_SIMD_TARGET inline void saturate(const float* values, float limit, float* target, std::size_t count) noexcept {
   const F32 most = F32{} + limit;
   std::size_t i = 0;
@@ -241,8 +284,9 @@ KITH_SIMD_TARGET inline void saturate(const float* values, float limit, float* t
   return any(found) || scalar::any_below(codes + i, least, count - i);
 }
 
-inline constexpr CodecKernels codec_kernels{max_magnitude,    extremes,   quantize, dequantize, quantize_level,
-                                            dequantize_level, accumulate, saturate, any_below};
+inline constexpr CodecKernels codec_kernels{max_magnitude,  extremes,         quantize,   dequantize,
+                                            quantize_level, dequantize_level, accumulate, subtract,
+                                            add_averaged,   saturate,         any_below};
 
 #undef KITH_SIMD_INLINE
 

@@ -147,6 +147,11 @@ template <class Bits>
   return count;
 }
 
+/// Adds the lanes to each other.
+[[nodiscard]] inline double fold_distance(const double (&lanes)[distance_lanes]) noexcept {
+  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
 /// Adds the last elements to the lanes and the lanes to each other.
 template <class T>
 [[nodiscard]] inline double finish_distance(double (&lanes)[distance_lanes], const T* a, const T* b, std::size_t count,
@@ -155,7 +160,7 @@ template <class T>
     const double difference = static_cast<double>(load<T>(a, i)) - static_cast<double>(load<T>(b, i));
     lanes[i % distance_lanes] += rounded(difference * difference);
   }
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+  return fold_distance(lanes);
 }
 
 template <class T>

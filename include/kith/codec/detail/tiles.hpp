@@ -154,16 +154,19 @@ inline void check_wire(std::string_view codec, std::size_t count, DType dtype, s
   throw WireError(std::string{codec} + ": impossible encoded bytes: " + what);
 }
 
+[[noreturn]] inline void throw_non_finite(std::string_view codec, const CodecContext& context, std::size_t index) {
+  throw NonFiniteError(std::string{codec} + ": rank " + std::to_string(context.rank) +
+                           " holds a NaN or infinity in buffer " + std::to_string(context.buffer) + " at index " +
+                           std::to_string(index) + "; it cannot be encoded",
+                       context.rank, context.buffer, index);
+}
+
 /// Names the first value of [begin, end) that is not finite, if there is one.
 inline void require_finite(std::string_view codec, const BufferView& values, std::size_t begin, std::size_t end,
                            const CodecContext& context) {
   const auto* from = static_cast<const std::byte*>(values.data) + begin * size_of(values.dtype);
   const std::size_t index = begin + first_non_finite(values.dtype, from, end - begin);
-  if (index == end) return;
-  throw NonFiniteError(std::string{codec} + ": rank " + std::to_string(context.rank) +
-                           " holds a NaN or infinity in buffer " + std::to_string(context.buffer) + " at index " +
-                           std::to_string(index) + "; it cannot be encoded",
-                       context.rank, context.buffer, index);
+  if (index < end) throw_non_finite(codec, context, index);
 }
 
 /// Whether a number of a wire is one that encoders write: neither NaN nor infinite, and without a sign.
