@@ -291,21 +291,3 @@ TEST_CASE("encoded: ranks with other parameters are refused on every rank, namin
   CHECK(exchange_name(kith::Choco{Int8Block{.block = 128}, 0.5}) == "choco:int8-block:128,gamma=0.5");
   CHECK(exchange_name(kith::FullPrecision{}) == "full-precision");
 }
-
-TEST_CASE("encoded: a layout of messages") {
-  const std::vector<kith::BufferView> buffers = {
-      {nullptr, 10, DType::f32}, {nullptr, 1000, DType::bf16}, {nullptr, 0, DType::f64}, {nullptr, 600, DType::f64}};
-  const kith::detail::WireLayout layout{kith::Direct{kith::Int8Block{.block = 100}}, buffers, 41};
-  CHECK(layout.part(0).offset == 0);
-  CHECK(layout.part(0).bytes == 40);
-  CHECK_FALSE(layout.part(0).encoded);
-  CHECK(layout.part(1).offset == 40);
-  CHECK(layout.part(1).bytes == 1000 + 10 * 4);  // its scales are f32, as what is encoded
-  CHECK(layout.part(1).encoded);
-  CHECK(layout.part(2).bytes == 0);
-  CHECK_FALSE(layout.part(2).encoded);
-  CHECK(layout.part(3).bytes == 600 + 6 * 8);
-  CHECK(layout.bytes() == 40 + 1040 + 648);
-  CHECK(layout.longest_computed() == 4800);
-  CHECK(layout.longest_encoded() == 1040);
-}

@@ -54,8 +54,11 @@ TEST_CASE("mpi allocation: none in an encoded round, or a sharded one") {
             for (int t = 0; t < 4; ++t) sharded.average();
           }) == 0);
     for (const char* topology : {"ring", "cycle:[ring,one-peer-exponential]"}) {
-      kith::DecentralizedAverager averager{
-          communicator, kith::parse_topology(topology), {kith::view(values)}, kith::Choco{kith::Int8Block{}}};
+      kith::DecentralizedAverager averager{communicator,
+                                           kith::parse_topology(topology),
+                                           {kith::view(values)},
+                                           kith::Choco{kith::Int8Block{}},
+                                           kith::AveragerOptions{.bucket_bytes = 8192}};
       CHECK(allocations_of([&] {
               for (int t = 0; t < 8; ++t) averager.average();
             }) == 0);

@@ -8,8 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <kith/codec/cyclic_mask.hpp>
@@ -42,11 +44,12 @@ void check_against_threads(Communicator& communicator, const E& exchange, const 
   const std::string name = exchange_name(exchange) + " on " + topology;
   CAPTURE(name);
   const auto initial =
-      reference::random_models(communicator.size(), {{DType::f32, 9001, 1}, {DType::bf16, 77}, {DType::f64, 700}}, 4);
+      reference::random_models(communicator.size(), {{DType::f32, 30001, 1}, {DType::bf16, 77}, {DType::f64, 700}}, 4);
   const auto train = [&](auto& group) {
     End end{initial[static_cast<std::size_t>(group.rank())], 0, 0};
-    kith::DecentralizedAverager averager{group, kith::parse_topology(topology), end.model.views(), exchange,
-                                         kith::AveragerOptions{.mixing = 0.9, .encode_from_bytes = 1000}};
+    kith::DecentralizedAverager averager{
+        group, kith::parse_topology(topology), end.model.views(), exchange,
+        kith::AveragerOptions{.mixing = 0.9, .bucket_bytes = 4096, .encode_from_bytes = 1000}};
     for (int step = 0; step < 7; ++step) {
       averager.average();
       if (step == 2) averager.broadcast(group.size() - 1);
@@ -113,6 +116,33 @@ TEST_CASE("mpi exchange: the machines that MPI knows are those of a hierarchical
   float furthest = 0;
   for (const float value : values) furthest = std::max(furthest, std::abs(value - mean));
   CHECK(furthest < 1e-6F);
+}
+
+// Before the round begins: on one machine nothing has been published then, between machines nothing opened.
+TEST_CASE("mpi exchange: a NaN is refused before the round, which is then made up for") {
+  for (const bool shared : {true, false}) {
+    Communicator communicator{MPI_COMM_WORLD, {.shared_memory = shared}};
+    if (communicator.size() == 1) return;
+    const auto rounds = [&](bool disturbed) {
+      std::vector<float> values(30000, 1 + static_cast<float>(communicator.rank()));
+      kith::DecentralizedAverager averager{communicator,
+                                           kith::Ring{},
+                                           {kith::view(values)},
+                                           kith::Direct{kith::Int8Block{}},
+                                           kith::AveragerOptions{.bucket_bytes = 4096}};
+      for (int t = 0; t < 6; ++t) {
+        if (disturbed && t % 2 == 1 && communicator.rank() == 0) {
+          const float kept = std::exchange(values[29000], std::numeric_limits<float>::quiet_NaN());
+          CHECK_THROWS_AS(averager.average(), kith::NonFiniteError);
+          values[29000] = kept;
+        }
+        averager.average();
+      }
+      return values;
+    };
+    const std::vector<float> expected = rounds(false);
+    CHECK(rounds(true) == expected);
+  }
 }
 
 TEST_CASE("mpi exchange: a message that cannot be decoded is a breach of protocol, and nothing has changed") {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <span>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -228,6 +229,47 @@ TEST_CASE("codec kernels: every variant decodes, adds and limits to the same bit
       kernels.saturate(sums.data(), 2.5F, sums.data(), count);
       CHECK(sums.bits() == values.bits());
       return sums.bits();
+    });
+  }
+}
+
+TEST_CASE("codec kernels: every variant subtracts, and adds an average, each operation rounded on its own") {
+  for (const std::size_t count : counts) {
+    CAPTURE(count);
+    check_alike(count + 3, [&](const CodecKernels& kernels, std::mt19937_64& random) {
+      Floats self = random_floats(count, random, 3, count % 4);
+      Floats a = random_floats(count, random, 5);
+      Floats b = random_floats(count, random, 7, 3);
+      Floats target{count, count % 3};
+      double squares[8] = {};
+      bool right = true;
+      const double found = kernels.subtract(a.data(), self.data(), target.data(), count);
+      for (std::size_t i = 0; i < count; ++i) {
+        volatile float difference = a.get(i) - self.get(i);
+        volatile double square = static_cast<double>(difference) * static_cast<double>(difference);
+        squares[i % 8] += square;
+        right = right && target.get(i) == difference;
+      }
+      const double sum = ((squares[0] + squares[4]) + (squares[2] + squares[6])) +
+                         ((squares[1] + squares[5]) + (squares[3] + squares[7]));
+      CHECK(right);
+      CHECK(found == sum);
+      std::vector<float> expected(count);
+      for (std::size_t i = 0; i < count; ++i) {
+        volatile float first = a.get(i) - self.get(i);
+        volatile float second = b.get(i) - self.get(i);
+        first = 0.3F * first;
+        second = -0.7F * second;
+        volatile float product = first + second;
+        product = 0.9F * product;
+        expected[i] = target.get(i) + product;
+      }
+      const kith::detail::Weighted<float> sources[] = {{a.data(), 0.3F}, {b.data(), -0.7F}};
+      kernels.add_averaged(target.data(), self.data(), std::span{sources}, 0.9F, count);
+      for (std::size_t i = 0; i < count; ++i) right = right && target.get(i) == expected[i];
+      CHECK(right);
+      CHECK(target.end_untouched());
+      return target.bits();
     });
   }
 }

@@ -10,14 +10,16 @@
 #include <vector>
 
 #include <kith/codec.hpp>
-#include <kith/codec/detail/tiles.hpp>
 #include <kith/communicator.hpp>
 #include <kith/error.hpp>
 #include <kith/exchange/encoded.hpp>
+#include <kith/exchange/encoded_part.hpp>
 #include <kith/exchange/exchange.hpp>
 #include <kith/exchange/period.hpp>
 #include <kith/exchange/replicas.hpp>
+#include <kith/exchange/wire_layout.hpp>
 #include <kith/numeric/compute_type.hpp>
+#include <kith/numeric/isa.hpp>
 #include <kith/topology.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
@@ -60,7 +62,7 @@ public:
     const BufferView values = part.values();
     with_compute_type(values.dtype, [&]<class T>() {
       const T* const replica = replicas_.values<T>(own(part.round, message), part.segment);
-      squares_[message] += subtract(values, replica, workspace.row<T>(0));
+      subtract(values, replica, workspace.row<T>(0), squares_[message]);
     });
     encode_part(codec_, workspace.view(0, values), wire, part.context(rank_), part.segment.first);
   }

@@ -15,10 +15,13 @@
 #include <kith/communicator.hpp>
 #include <kith/error.hpp>
 #include <kith/exchange/encoded.hpp>
+#include <kith/exchange/encoded_part.hpp>
 #include <kith/exchange/exchange.hpp>
 #include <kith/exchange/period.hpp>
 #include <kith/exchange/replicas.hpp>
+#include <kith/exchange/wire_layout.hpp>
 #include <kith/numeric/compute_type.hpp>
+#include <kith/numeric/isa.hpp>
 #include <kith/topology.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
@@ -59,7 +62,7 @@ public:
     const BufferView change = workspace.view(0, values);
     with_compute_type(values.dtype, [&]<class T>() {
       const T* const own = replicas_.values<T>(0, part.segment);
-      squares_ += subtract(values, own, workspace.row<T>(0));
+      subtract(values, own, workspace.row<T>(0), squares_);
       const auto terms = workspace.average.sources<T>();
       std::size_t number = 0;
       for (const auto& source : part.round.plan.sources())

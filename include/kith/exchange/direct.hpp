@@ -12,8 +12,11 @@
 #include <kith/codec/detail/tiles.hpp>
 #include <kith/communicator.hpp>
 #include <kith/exchange/encoded.hpp>
+#include <kith/exchange/encoded_part.hpp>
 #include <kith/exchange/exchange.hpp>
+#include <kith/exchange/wire_layout.hpp>
 #include <kith/numeric/compute_type.hpp>
+#include <kith/numeric/isa.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
 

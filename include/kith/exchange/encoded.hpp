@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
-#include <vector>
 
 #include <kith/communicator.hpp>
 #include <kith/exchange/encoded_part.hpp>
@@ -16,6 +15,7 @@
 #include <kith/exchange/wire_layout.hpp>
 #include <kith/topology.hpp>
 #include <kith/types.hpp>
+#include <kith/view.hpp>
 
 // What all exchanges share that encode: the message, its way to the others, and the commit. What a segment of a message
 // says, and what becomes of those that have come, is the business of a rule; see EncodedSession.

@@ -11,8 +11,9 @@
 #include <kith/codec.hpp>
 #include <kith/communicator.hpp>
 #include <kith/exchange/encoded.hpp>
+#include <kith/exchange/encoded_part.hpp>
 #include <kith/exchange/exchange.hpp>
-#include <kith/exchange/rows.hpp>
+#include <kith/exchange/wire_layout.hpp>
 #include <kith/topology.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>

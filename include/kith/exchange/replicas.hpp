@@ -68,15 +68,13 @@ private:
   std::vector<std::byte> memory_;
 };
 
-/// target = values - replica. Returns the sum of their squares.
+/// target = values - replica. Adds the squares of that to `squares`, tile by tile.
 template <class T>
-double subtract(const BufferView& values, const T* replica, T* target) noexcept {
+void subtract(const BufferView& values, const T* replica, T* target, double& squares) noexcept {
   const CodecKernels& kernels = codec_kernels();
-  double squares = 0;
   for_each_tile<T>(values, 0, values.count, [&](const T* from, std::size_t first, std::size_t count) {
     squares += subtract(kernels, from, replica + first, target + first, count);
   });
-  return squares;
 }
 
 }  // namespace kith::detail
