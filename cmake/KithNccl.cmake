@@ -6,14 +6,18 @@
 set(kith_cuda_oldest 12.0)  # the first nvcc that knows C++20
 set(kith_nccl_oldest 2.18)
 
-# The only source file of the library: the kernels for programs of which no part is compiled by nvcc. In those that have
-# one it is not needed and does no harm.
+# The only source files of the library. kernels.cu: the kernels for programs of which no part is compiled by nvcc; in
+# those that have one it is not needed and does no harm. codec_kernels.cu: the kernels of codecs, for programs that use an
+# exchange which encodes; others may set the property KITH_CUDA_CODECS of their target to OFF and save its compilation.
 add_library(kith_cuda INTERFACE)
 set_target_properties(kith_cuda PROPERTIES EXPORT_NAME cuda)
 target_link_libraries(kith_cuda INTERFACE kith CUDA::cudart)
+set(kith_codecs_wanted "$<NOT:$<STREQUAL:$<TARGET_PROPERTY:KITH_CUDA_CODECS>,OFF>>")
 target_sources(kith_cuda INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include/kith/cuda/kernels.cu>
-  $<INSTALL_INTERFACE:$<INSTALL_PREFIX>/include/kith/cuda/kernels.cu>)
+  $<INSTALL_INTERFACE:$<INSTALL_PREFIX>/include/kith/cuda/kernels.cu>
+  $<BUILD_INTERFACE:$<${kith_codecs_wanted}:${PROJECT_SOURCE_DIR}/include/kith/cuda/codec_kernels.cu>>
+  $<INSTALL_INTERFACE:$<${kith_codecs_wanted}:$<INSTALL_PREFIX>/include/kith/cuda/codec_kernels.cu>>)
 # CMake 3.25 does not know C++20 for nvcc.
 target_compile_options(kith_cuda INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
 

@@ -128,6 +128,8 @@ public:
     require_landed("synchronize");
     session_.staging().engine().drain(call("synchronize", 0));
     session_.staging().engine().watch().require_in_step();
+    if constexpr (has_device_replicas)
+      metrics_.replica_distance = session_.replica_distance(call("synchronize", 0), buffers_);
     throw_refusal();
   }
 
@@ -254,7 +256,9 @@ public:
   void broadcast(Rank root, detail::DeviceStream<C> stream) requires StreamOrdered<C> {
     require_landed("broadcast");
     require_not_capturing(stream);
-    global_.broadcast(broadcast_from(root), buffers_, root, stream);
+    const Call here = broadcast_from(root);
+    global_.broadcast(here, buffers_, root, stream);
+    set_replicas(here, buffers_, stream);
   }
 
   /// @brief Collective. Whether all ranks hold the same bits. (Compares 64-bit digests: two models that differ agree
@@ -297,9 +301,11 @@ public:
   /// @param local how many steps this rank has data for; 0 is allowed.
   /// @returns the same number on every rank. No stream is needed: for models on a device the host waits, for the others
   /// and for the rounds that are enqueued; no stream is being captured meanwhile.
-  /// @throws PeerError, BackendError. Parameters and schedule stay as they are in any case.
+  /// @throws PeerError, BackendError, UsageError between begin() and finish(). Parameters and schedule stay as they are
+  /// in any case.
   /// @par Cost 8 bytes to each other rank.
   [[nodiscard]] std::uint64_t agree_on_steps(std::uint64_t local) {
+    require_landed("agree_on_steps");
     const std::vector<std::uint64_t> all = detail::gather(communicator_, call("agree_on_steps", ++calls_of_global_),
                                                           std::span<const std::uint64_t>{&local, 1});
     return *std::max_element(all.begin(), all.end());
@@ -331,6 +337,12 @@ public:
     require_landed("state");
     std::span<const std::byte> replicas;
     if constexpr (has_replicas) replicas = session_.rule().replicas().bytes();
+    std::vector<std::byte> copy;
+    if constexpr (has_device_replicas) {
+      copy.resize(session_.replica_bytes());
+      session_.save(call("state", 0), copy);
+      replicas = copy;
+    }
     return detail::to_blob(identity(), schedule_, metrics_, replicas);
   }
 
@@ -341,7 +353,10 @@ public:
     require_landed("restore");
     std::span<std::byte> replicas;
     if constexpr (has_replicas) replicas = session_.rule().replicas().bytes();
-    const detail::State state = detail::from_blob(identity(), blob, replicas.size());
+    std::size_t replica_bytes = replicas.size();
+    if constexpr (has_device_replicas) replica_bytes = session_.replica_bytes();
+    const detail::State state = detail::from_blob(identity(), blob, replica_bytes);
+    if constexpr (has_device_replicas) session_.restore(call("restore", 0), state.replicas);
     schedule_ = state.schedule;
     metrics_ = state.metrics;
     if constexpr (has_replicas) std::copy(state.replicas.begin(), state.replicas.end(), replicas.begin());
@@ -359,6 +374,8 @@ public:
     require_readable(buffers);
     if constexpr (requires { session_.require_place(buffers); }) session_.require_place(buffers);
     if constexpr (StreamOrdered<C>) session_.staging().rebind(buffers, call("rebind", 0));
+    if constexpr (requires { session_.rebind(buffers, call("rebind", 0)); })
+      session_.rebind(buffers, call("rebind", 0));
     buffers_ = std::move(buffers);
   }
 
@@ -367,9 +384,10 @@ private:
       Rounds::global_round, Rounds::throw_refusal, Rounds::throw_non_finite, Rounds::require_not_capturing,
       Rounds::require_targets, Rounds::broadcast_from, Rounds::set_replicas, Rounds::identity, Rounds::require_readable,
       Rounds::require_landed, Rounds::take_flight, Rounds::make_hidden, Rounds::perform_hidden, Rounds::enqueue_hidden,
-      Rounds::hidden_call, Rounds::count_hidden, Rounds::count_call, Rounds::has_replicas, Rounds::communicator_,
-      Rounds::options_, Rounds::buffers_, Rounds::max_degree_, Rounds::session_, Rounds::global_, Rounds::schedule_,
-      Rounds::captured_, Rounds::calls_of_global_, Rounds::metrics_, Rounds::hidden_, Rounds::flight_;
+      Rounds::hidden_call, Rounds::count_hidden, Rounds::count_call, Rounds::has_replicas, Rounds::has_device_replicas,
+      Rounds::communicator_, Rounds::options_, Rounds::buffers_, Rounds::max_degree_, Rounds::session_, Rounds::global_,
+      Rounds::schedule_, Rounds::captured_, Rounds::calls_of_global_, Rounds::metrics_, Rounds::hidden_,
+      Rounds::flight_;
 };
 
 template <Communicator C, Topology T>

@@ -39,6 +39,10 @@ protected:
   // Whether messages are encoded: every rank of a round has to send one then, and its sizes are the session's to know.
   static constexpr bool encodes = requires(const Session& session) { session.message_bytes(); };
   static constexpr bool has_replicas = requires(Session & session) { session.rule().replicas(); };
+  static constexpr bool has_device_replicas = [] {
+    if constexpr (requires { Session::keeps_replicas; }) return Session::keeps_replicas;
+    return false;
+  }();
 
   Rounds(C& communicator, T topology, std::vector<BufferView> buffers, E exchange, const AveragerOptions& options)
       : before_(communicator),
@@ -89,6 +93,17 @@ protected:
   // All ranks hold the same parameters now.
   void set_replicas(std::span<const BufferView> buffers) noexcept {
     if constexpr (has_replicas) session_.rule().replicas().agree(buffers);
+  }
+  // The same behind what has just been enqueued.
+  void set_replicas(const Call& here, std::span<const BufferView> buffers,
+                    DeviceStream<C> stream) requires StreamOrdered<C> {
+    if constexpr (has_device_replicas) session_.agree(here, buffers, stream);
+  }
+  // A global mean of models on a device, enqueued.
+  void enqueue_mean(const Call& here, std::span<const BufferView> buffers,
+                    DeviceStream<C> stream) requires StreamOrdered<C> {
+    global_.mean(here, buffers, options_.check_finite.value_or(false), stream);
+    set_replicas(here, buffers, stream);
   }
 
   SessionOptions session_options(std::span<const BufferView> buffers) const {
@@ -148,7 +163,7 @@ protected:
   void enqueue_hidden(const DueCall& now, std::span<const BufferView> copy,
                       DeviceStream<C> stream) requires StreamOrdered<C> {
     if (now.globally)
-      global_.mean(hidden_call(now), copy, options_.check_finite.value_or(false), stream);
+      enqueue_mean(hidden_call(now), copy, stream);
     else
       enqueue_round(schedule_.round, copy, stream);
   }
@@ -281,7 +296,7 @@ protected:
   }
 
   void global_round(std::string_view what, std::uint64_t sequence, DeviceStream<C> stream) requires StreamOrdered<C> {
-    global_.mean(call(what, sequence), buffers_, options_.check_finite.value_or(false), stream);
+    enqueue_mean(call(what, sequence), buffers_, stream);
     count_global_round();
   }
 

@@ -216,7 +216,7 @@ struct Choco {
   }
 
   template <Communicator C>
-  using Session = detail::EncodedSession<C, detail::ChocoRule<Q>>;
+  using Session = typename detail::EncodedSessionFor<C, Choco, detail::EncodedSession<C, detail::ChocoRule<Q>>>::type;
 };
 
 template <class Q>

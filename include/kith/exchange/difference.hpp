@@ -158,7 +158,8 @@ struct Difference {
   }
 
   template <Communicator C>
-  using Session = detail::EncodedSession<C, detail::DifferenceRule<Q>>;
+  using Session =
+      typename detail::EncodedSessionFor<C, Difference, detail::EncodedSession<C, detail::DifferenceRule<Q>>>::type;
 };
 
 template <class Q>

@@ -123,7 +123,7 @@ struct Direct {
   [[nodiscard]] std::string parameters() const { return codec_name(codec); }
 
   template <Communicator C>
-  using Session = detail::EncodedSession<C, detail::DirectRule<Q>>;
+  using Session = typename detail::EncodedSessionFor<C, Direct, detail::EncodedSession<C, detail::DirectRule<Q>>>::type;
 };
 
 template <class Q>

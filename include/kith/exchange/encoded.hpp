@@ -108,7 +108,7 @@ private:
 template <class C, class Rule>
 struct EncodedSessionFor {
   static_assert(!StreamOrdered<C>,
-                "this exchange works on buffers of the host; on a GPU there is FullPrecision so far");
+                "for exchanges on a GPU include kith/exchange/device/encoded.hpp: kith/nccl.hpp does");
   using type = StreamEncoded<C, Rule>;
 };
 template <SharedAddressSpace C, class Rule>

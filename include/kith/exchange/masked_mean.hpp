@@ -119,7 +119,8 @@ struct MaskedMean {
   [[nodiscard]] std::string parameters() const { return codec_name(mask); }
 
   template <Communicator C>
-  using Session = detail::EncodedSession<C, detail::MaskedMeanRule<M>>;
+  using Session =
+      typename detail::EncodedSessionFor<C, MaskedMean, detail::EncodedSession<C, detail::MaskedMeanRule<M>>>::type;
 };
 
 template <class M>

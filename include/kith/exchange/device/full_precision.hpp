@@ -39,23 +39,12 @@ public:
   [[nodiscard]] std::size_t staging_bytes() const noexcept { return staging_->bytes(); }
   [[nodiscard]] DeviceStaging<C>& staging() noexcept { return *staging_; }
 
-  /// Brings those together that meet in `plan` for the first time: both ends wait, on the host.
-  void meet(const Call& call, const Neighborhood& plan) {
-    auto& engine = staging_->engine();
-    engine.enqueue(call, [&] {
-      engine.group(call, [&] {
-        for (const Rank to : plan.targets())
-          if (!engine.has_sent_to(to)) engine.send(staging_->sent_header(), sizeof(cuda::RoundHeader), to);
-        for (std::size_t k = 0; k < plan.sources().size(); ++k)
-          if (const Rank from = plan.sources()[k].rank; !engine.has_received_from(from))
-            engine.receive(staging_->received_header(k), sizeof(cuda::RoundHeader), from);
-      });
-    });
-  }
+  /// See DeviceStaging.
+  void meet(const Call& call, const Neighborhood& plan) { staging_->meet(call, plan); }
 
   /// Enqueues a round between what `stream` holds and what it is given next.
   void round(const GossipRound& round, bool check_finite, DeviceStream<C> stream) {
-    const Call call = with_patience(round);
+    const Call call = staging_->with_patience(round.call, round.plan);
     sources_.clear();
     for (const auto& source : round.plan.sources()) sources_.push_back(source.rank);
     staging_->perform(
@@ -68,17 +57,6 @@ private:
       throw UsageError("a round on a GPU averages with at most " + std::to_string(cuda::max_sources) +
                        " in-neighbours; the topology has " + std::to_string(max_degree));
     return max_degree;
-  }
-
-  // Ranks that have never met connect first, which can take NCCL seconds.
-  [[nodiscard]] Call with_patience(const GossipRound& round) {
-    Call call = round.call;
-    bool new_peer = false;
-    for (const Rank to : round.plan.targets()) new_peer = new_peer || !staging_->engine().has_sent_to(to);
-    for (const auto& source : round.plan.sources())
-      new_peer = new_peer || !staging_->engine().has_received_from(source.rank);
-    if (new_peer) call.deadline *= 4;
-    return call;
   }
 
   void exchange(const GossipRound& round) {

@@ -19,6 +19,7 @@
 #include <kith/cuda/round.hpp>
 #include <kith/error.hpp>
 #include <kith/exchange/finite.hpp>
+#include <kith/topology.hpp>
 #include <kith/types.hpp>
 #include <kith/view.hpp>
 
@@ -199,13 +200,28 @@ public:
   template <class Exchange, class Commit, class More = NoMore>
   void perform(const DeviceOperation& operation, Stream stream, const Exchange& exchange, const Commit& commit,
                const More& more = {}) {
+    perform_prepared(
+        operation, stream, [&](std::uint64_t* finding) { prepare(operation, finding, engine_.stream()); }, exchange,
+        commit, more);
+  }
+
+  /// The same with `prepare(finding)`, which enqueues what the messages are made by, and looks for what is not finite:
+  /// `finding` is null where nobody asked for that, and no_finding at first.
+  template <class Prepare, class Exchange, class Commit, class More = NoMore>
+  void perform_prepared(const DeviceOperation& operation, Stream stream, const Prepare& prepare,
+                        const Exchange& exchange, const Commit& commit, const More& more = {}) {
     const cuda::Range range{"kith: round"};
     engine_.watch().require_in_step();
     engine_.enqueue(operation.call, [&] {
       cudaStream_t own = engine_.stream();
       const cuda::RoundState state = state_of(operation, capturing(stream));
       cuda::order(entry_, stream, own);
-      prepare(operation, state, own);
+      {
+        const cuda::Range part{"kith: pack"};
+        auto* const finding = const_cast<std::uint64_t*>(state.finding);
+        if (finding != nullptr) cuda::check(cudaMemsetAsync(finding, 0xff, sizeof *finding, own), "clear a word");
+        prepare(finding);
+      }
       const cuda::RoundHeader header = engine_.header(operation.call, operation.call.bytes);
       cuda::check(cuda::begin_round(state, header, own), "begin a round");
       {
@@ -238,6 +254,28 @@ public:
     NonFinite where;
     std::uint64_t sequence;
   };
+
+  /// Brings those together that meet in `plan` for the first time: both ends wait, on the host.
+  void meet(const Call& call, const Neighborhood& plan) {
+    engine_.enqueue(call, [&] {
+      engine_.group(call, [&] {
+        for (const Rank to : plan.targets())
+          if (!engine_.has_sent_to(to)) engine_.send(sent_header(), sizeof(cuda::RoundHeader), to);
+        for (std::size_t k = 0; k < plan.sources().size(); ++k)
+          if (const Rank from = plan.sources()[k].rank; !engine_.has_received_from(from))
+            engine_.receive(received_header(k), sizeof(cuda::RoundHeader), from);
+      });
+    });
+  }
+
+  /// The call, with more time where ranks have never met: they connect first, which can take NCCL seconds.
+  [[nodiscard]] Call with_patience(Call call, const Neighborhood& plan) const {
+    bool new_peer = false;
+    for (const Rank to : plan.targets()) new_peer = new_peer || !engine_.has_sent_to(to);
+    for (const auto& source : plan.sources()) new_peer = new_peer || !engine_.has_received_from(source.rank);
+    if (new_peer) call.deadline *= 4;
+    return call;
+  }
 
   /// What a round that has been settled meanwhile has to report, once. Of several, the first.
   [[nodiscard]] std::optional<Refusal> verdict() {
@@ -298,11 +336,8 @@ private:
   }
 
   // Packs the small buffers, and looks for what is not finite if asked to.
-  void prepare(const DeviceOperation& operation, const cuda::RoundState& state, cudaStream_t own) {
-    const cuda::Range part{"kith: pack"};
-    auto* const finding = const_cast<std::uint64_t*>(state.finding);
+  void prepare(const DeviceOperation& operation, std::uint64_t* finding, cudaStream_t own) {
     if (finding != nullptr) {
-      cuda::check(cudaMemsetAsync(finding, 0xff, sizeof *finding, own), "clear a word");
       for (const DeviceLayout::Stretch& stretch : layout_.stretches())
         if (stretch.buffer != DeviceLayout::in_bucket)
           cuda::check(cuda::find_non_finite(stretch.dtype, operation.buffers[stretch.buffer].data, stretch.count,
