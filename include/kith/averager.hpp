@@ -94,6 +94,10 @@ public:
   /// and calls go to one stream. In a replay no deadline holds, and synchronize() and the destructor do not see it:
   /// synchronize the stream first. Graphs are destroyed before the averager and NCCL's communicator, which would wait
   /// for that for ever, and recorded anew after rebind().
+  ///
+  /// Exchanges that encode look for values that are not finite in any case. With replicas (Choco, Difference) nobody
+  /// commits a round in which some rank has found one, and all ranks throw: both ends of every edge keep equal
+  /// replicas.
   /// @throws BackendError, PeerError, NonFiniteError about an earlier round. UsageError for a capture where the
   /// schedule
   ///         has more than gossip rounds.
@@ -122,7 +126,7 @@ public:
   }
 
   /// @brief Waits until the device has done everything that this averager's communicator was given, and throws what has
-  /// gone wrong. Local.
+  /// gone wrong. Local. With replicas, Metrics::replica_distance is computed: one pass over them and the parameters.
   /// @throws BackendError, PeerError, NonFiniteError.
   void synchronize() requires StreamOrdered<C> {
     require_landed("synchronize");
@@ -333,6 +337,7 @@ public:
   }
 
   /// @brief Everything but the parameters that the next rounds depend on, for a checkpoint. Local; between rounds.
+  /// Where replicas are on a device, this and restore() wait for it.
   [[nodiscard]] std::vector<std::byte> state() const {
     require_landed("state");
     std::span<const std::byte> replicas;

@@ -304,6 +304,7 @@ TEST_CASE("nccl encoded: a rank that does not come is named, and the parameters 
       text = error.what();
     }
     expect(text.find("gossip round 1") != std::string::npos, "the round is named: " + text);
+    expect(text.find("rank 2 did not come") != std::string::npos, "and who is missing: " + text);
     expect(model.get(stream) == then, "nothing has been written");
   });
   gpu_ranks::forget_findings();

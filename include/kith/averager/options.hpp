@@ -57,6 +57,7 @@ struct Metrics {
   /// remember of them when the latest gossip round began; of several replicas that a round used, the largest. It
   /// shrinks, or stays at the size of an optimizer's step. Where it grows round after round, gamma is too large and the
   /// exchange diverges, though the models may have looked converged for hundreds of rounds. 0 for other exchanges.
+  /// On a device synchronize() sets it, to the distance as it is then.
   double replica_distance = 0;
 };
 

@@ -29,7 +29,7 @@ namespace kith {
 struct Int4Block {
   static constexpr std::string_view name = "int4-block";
 
-  /// Even.
+  /// Even; on a GPU a multiple of 8.
   std::size_t block = 64;
 
   /// ceil(count / 2) + ceil(count / block) * size_of(dtype). Throws UsageError for blocks of 0 elements or an odd

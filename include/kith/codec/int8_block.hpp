@@ -28,6 +28,7 @@ namespace kith {
 struct Int8Block {
   static constexpr std::string_view name = "int8-block";
 
+  /// On a GPU a multiple of 8.
   std::size_t block = 256;
 
   /// count + ceil(count / block) * size_of(dtype). Throws UsageError for blocks of 0 elements.

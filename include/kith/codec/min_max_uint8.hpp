@@ -97,7 +97,8 @@ private:
 struct MinMaxUInt8 {
   static constexpr std::string_view name = "min-max-uint8";
 
-  /// Elements that share their extremes; the last chunk may be shorter. 0: the whole buffer.
+  /// Elements that share their extremes; the last chunk may be shorter. 0: the whole buffer. On a GPU a
+  /// multiple of 8.
   std::size_t chunk = 0;
 
   /// For each chunk, 32 and its elements rounded up to a multiple of 32.

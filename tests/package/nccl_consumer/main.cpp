@@ -19,6 +19,14 @@ int main() {
     averager.average(stream);
     cudaStreamSynchronize(stream);
   }
+#ifdef WITH_CODECS  // which only programs that use such an exchange compile kernels for
+  {
+    const kith::Choco exchange{kith::Int8Block{}};
+    kith::DecentralizedAverager averager{communicator, kith::Ring{}, {kith::view(weights, count)}, exchange};
+    averager.average(stream);
+    cudaStreamSynchronize(stream);
+  }
+#endif
   cudaStreamDestroy(stream);
   cudaFree(weights);
   std::puts("averaged");

@@ -65,6 +65,8 @@ struct Apply {
       const std::uint64_t i = (std::uint64_t{tile} * block_threads + thread) * lane_elements;
       const unsigned n = lane_count(i, count);
       if (n == 0) return;
+      Real x[lane_elements] = {};  // before all else: more loads in flight
+      if (values != nullptr && !overwrite) load_lane(dtype, values, i, n, x);
       Real first[lane_elements] = {};
       Real sum[lane_elements] = {};
       KITH_CUDA_NO_UNROLL
@@ -85,7 +87,7 @@ struct Apply {
         KITH_CUDA_UNROLL
         for (unsigned j = 0; j < lane_elements; ++j) sum[j] = first[j];
       }
-      write(i, n, first, sum);
+      write(i, n, x, first, sum);
     });
   }
 
@@ -100,12 +102,10 @@ private:
     for (unsigned j = 0; j < lane_elements; ++j) v[j] = from.wire != nullptr ? add(replica[j], v[j]) : replica[j];
     if (from.wire != nullptr) store_lane(dtype_of_real<Real>, from.replica, i, n, v);
   }
-  __host__ __device__ void write(std::uint64_t i, unsigned n, const Real (&first)[lane_elements],
-                                 Real (&sum)[lane_elements]) const {
+  __host__ __device__ void write(std::uint64_t i, unsigned n, const Real (&x)[lane_elements],
+                                 const Real (&first)[lane_elements], Real (&sum)[lane_elements]) const {
     if (values == nullptr) return;
     if (!overwrite) {
-      Real x[lane_elements];
-      load_lane(dtype, values, i, n, x);
       KITH_CUDA_UNROLL
       for (unsigned j = 0; j < lane_elements; ++j)
         sum[j] = add(target == nullptr ? x[j] : subtract(x[j], first[j]), multiply(factor, sum[j]));

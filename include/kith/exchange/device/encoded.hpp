@@ -56,10 +56,10 @@ template <Exchange E>
 ///
 /// Who must know of a value that is not finite: both ends of an edge move its replicas, or neither. A rank that commits
 /// nothing does not move its replicas of those it hears, so they must not move theirs, so those who hear these must
-/// not either, and so on along all edges. So with replicas (Choco, Difference) headers go from all to all, 64 bytes by
-/// one all-gather, every rank decides by the same headers, and of a round in which some rank holds such a value nobody
-/// commits anything. Without replicas (Direct, MaskedMean) headers go along the edges: as with FullPrecision, the rank
-/// and those that hear it do not commit.
+/// not either, and so on along all edges. So with replicas (Choco, Difference) headers go from all to all, 64 bytes
+/// each (by an all-gather of NCCL among more than 16 ranks), every rank decides by the same headers, and of a round in
+/// which some rank holds such a value nobody commits anything. Without replicas (Direct, MaskedMean) headers go along
+/// the edges: as with FullPrecision, the rank and those that hear it do not commit.
 ///
 /// What has come is not checked code by code, as it is between processes of the host: nothing but the kernels of
 /// another device has written it, and no code can lead a kernel out of its memory.
@@ -88,8 +88,10 @@ public:
         layout_(exchange, options.buffers, options.encode_from_bytes),
         staging_(make_staging(communicator, options)),
         wires_(std::make_unique<DeviceWires<C>>(*staging_, layout_, options.buffers, numbers(options))),
-        everybody_(static_cast<std::size_t>(communicator.size())) {
-    std::iota(everybody_.begin(), everybody_.end(), Rank{0});
+        gathers_(communicator.size() > most_pairwise),
+        alone_(options.max_degree == 0) {
+    for (Rank r = 0; r < communicator.size(); ++r)
+      if (gathers_ || r != rank_) everybody_.push_back(r);
     for (const BufferView& buffer : options.buffers) codecs_.push_back(device_codec(codec_of(exchange_), buffer.count));
     sources_.reserve(options.max_degree);
     weighted_.reserve(options.max_degree);
@@ -104,7 +106,7 @@ public:
   /// See DeviceStaging. The first time also what the all-gather of headers needs to connect.
   void meet(const Call& call, const Neighborhood& plan) {
     staging_->meet(call, plan);
-    if (!keeps_replicas || have_met_) return;
+    if (!keeps_replicas || !gathers_ || have_met_) return;
     have_met_ = true;
     auto& engine = staging_->engine();
     engine.enqueue(call, [&] {
@@ -123,6 +125,10 @@ public:
     const Call call = staging_->with_patience(round.call, round.plan);
     sources_.clear();
     for (const auto& source : round.plan.sources()) sources_.push_back(source.rank);
+    if (alone_) {  // on every rank, in every round: there is nothing to do but to look
+      const auto nothing = [] {};
+      return staging_->perform({call, round.buffers, {}, true}, stream, nothing, nothing);
+    }
     const std::span<const Rank> heard = keeps_replicas ? std::span<const Rank>{everybody_} : sources_;
     staging_->perform_prepared(
         {call, round.buffers, heard, true}, stream,
@@ -140,7 +146,7 @@ public:
                                          layout_.replica_bytes() / size_of(compute_dtype(buffers[b].dtype)),
                                          static_cast<std::uint32_t>(number_of_replicas()), staging_->go(), own()),
                       "set replicas");
-      cuda::order(agreed_, own(), stream);
+      cuda::order(wires_->event(), own(), stream);
     });
   }
 
@@ -189,9 +195,11 @@ public:
 private:
   std::unique_ptr<DeviceStaging<C>> make_staging(C& communicator, const SessionOptions& options) const {
     require_on_device(codec_of(exchange_));
-    if (2 * options.max_degree + 1 > cuda::max_edges)
-      throw UsageError("a round of encoded values on a GPU has at most " + std::to_string(cuda::max_edges / 2 - 1) +
-                       " neighbours; the topology has " + std::to_string(options.max_degree));
+    const bool flows = rule == EncodedRule::choco && !shared_;
+    const std::size_t most = flows ? cuda::max_edges / 2 : cuda::max_edges - 1;
+    if (options.max_degree > most)
+      throw UsageError("a round of encoded values on a GPU takes at most " + std::to_string(most) +
+                       " in-neighbours; the topology has " + std::to_string(options.max_degree));
     return std::make_unique<DeviceStaging<C>>(communicator, options.buffers, 0, options.bucket_bytes);
   }
 
@@ -291,8 +299,7 @@ private:
 
   void exchange(const GossipRound& round) {
     auto& engine = staging_->engine();
-    if (keeps_replicas)
-      engine.all_gather(staging_->sent_header(), staging_->received_header(0), sizeof(cuda::RoundHeader));
+    if (keeps_replicas) exchange_headers();
     const auto targets = round.plan.targets();
     for (std::size_t m = 0; m < targets.size(); ++m) {
       if (!keeps_replicas) engine.send(staging_->sent_header(), sizeof(cuda::RoundHeader), targets[m]);
@@ -303,6 +310,17 @@ private:
       if (!keeps_replicas) engine.receive(staging_->received_header(k), sizeof(cuda::RoundHeader), sources_[k]);
       if (wires_->bucket_bytes() > 0) engine.receive(wires_->bucket(k), wires_->bucket_bytes(), sources_[k]);
       if (layout_.bytes() > 0) engine.receive(wires_->slot(k), layout_.bytes(), sources_[k]);
+    }
+  }
+
+  // Pairs tell who has not come, and are connected already: that is how the ranks have agreed on everything else.
+  void exchange_headers() {
+    auto& engine = staging_->engine();
+    constexpr std::size_t bytes = sizeof(cuda::RoundHeader);
+    if (gathers_) return engine.all_gather(staging_->sent_header(), staging_->received_header(0), bytes);
+    for (std::size_t k = 0; k < everybody_.size(); ++k) {
+      engine.send(staging_->sent_header(), bytes, everybody_[k]);
+      engine.receive(staging_->received_header(k), bytes, everybody_[k]);
     }
   }
 
@@ -411,11 +429,13 @@ private:
   std::unique_ptr<DeviceStaging<C>> staging_;  // on the heap: DeviceGlobalMean refers to it when the averager moves
   std::unique_ptr<DeviceWires<C>> wires_;
   std::vector<cuda::DeviceCodec> codecs_;
-  std::vector<Rank> everybody_;
+  std::vector<Rank> everybody_;  // whose headers come, where all hear all
   std::vector<Rank> sources_;
   std::vector<cuda::Source> weighted_;
   std::vector<cuda::Edge> edges_;
-  cuda::Event agreed_;
+  static constexpr Rank most_pairwise = 16;
+  bool gathers_;  // headers, by a collective of NCCL
+  bool alone_;
   bool have_met_ = false;
 };
 

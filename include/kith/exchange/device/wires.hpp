@@ -122,6 +122,7 @@ public:
   }
   [[nodiscard]] const cuda::DeviceMemory& replicas() const noexcept { return replicas_; }
   [[nodiscard]] std::byte* scratch() const noexcept { return scratch_.data(); }
+  [[nodiscard]] const cuda::Event& event() const noexcept { return event_; }
   [[nodiscard]] double* partials() const noexcept { return partials_.template as<double>(); }
 
   /// The buffers have moved. Rounds in flight are done.
@@ -160,6 +161,7 @@ private:
   cuda::DeviceMemory replicas_;
   cuda::DeviceMemory scratch_;
   cuda::DeviceMemory partials_;
+  cuda::Event event_;
 };
 
 }  // namespace kith::detail
