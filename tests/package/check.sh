@@ -137,7 +137,7 @@ case $check in
     # A program that nvcc compiles takes the headers as they are; one that it does not, one more file.
     mkdir -p "$work/third_party"
     cp -R "$source/include/kith" "$work/third_party/kith"
-    nvcc=("$CUDACXX" -ccbin="$compiler" -std=c++20 -arch=compute_80 -I "$work/third_party"
+    nvcc=("$CUDACXX" -ccbin="$compiler" -std=c++20 -arch=compute_80 -DWITHOUT_CODECS -I "$work/third_party"
       -I "${KITH_TEST_NCCL_INCLUDE}" -Xlinker="$KITH_TEST_NCCL_LIBRARY")
     cd "$source/tests/package/nccl_consumer"
     "${nvcc[@]}" main.cu -o "$work/with_nvcc"

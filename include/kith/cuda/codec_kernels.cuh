@@ -187,6 +187,7 @@ template <class Real>
 inline cudaError_t apply_as(const DeviceCodec& codec, const Application& a, Real* target, DType wire_dtype,
                             DType limits, cudaStream_t stream) {
   const auto run = [&]<class Decoder>(const Decoder& decoder) {
+    static_assert(sizeof(Apply<Real, Decoder>) <= 4096);  // of arguments, which every driver allows
     Apply<Real, Decoder> kernel{};
     kernel.decoder = decoder;
     kernel.values = a.values;

@@ -19,7 +19,7 @@ int main() {
     averager.average(stream);
     cudaStreamSynchronize(stream);
   }
-#ifdef WITH_CODECS  // which only programs that use such an exchange compile kernels for
+#ifndef WITHOUT_CODECS  // only programs that use such an exchange compile kernels for them
   {
     const kith::Choco exchange{kith::Int8Block{}};
     kith::DecentralizedAverager averager{communicator, kith::Ring{}, {kith::view(weights, count)}, exchange};
