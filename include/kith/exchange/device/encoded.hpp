@@ -150,7 +150,7 @@ public:
     });
   }
 
-  /// @name The replicas, for checkpoints: the bytes of the host's. Both wait for the device.
+  /// @name The replicas, for checkpoints. Both wait for the device.
   /// @{
   [[nodiscard]] std::size_t replica_bytes() const noexcept { return wires_->replicas().bytes(); }
   void save(const Call& call, std::span<std::byte> bytes) const {

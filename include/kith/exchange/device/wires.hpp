@@ -64,7 +64,7 @@ public:
 
 private:
   static constexpr std::size_t alignment = DeviceLayout::alignment;
-  static constexpr std::size_t replica_alignment = 64;  // as on the host: a state() fits there too
+  static constexpr std::size_t replica_alignment = 64;
 
   static constexpr std::size_t round_up(std::size_t bytes, std::size_t to) noexcept {
     return (bytes + to - 1) / to * to;
