@@ -146,9 +146,12 @@ public:
                                          layout_.replica_bytes() / size_of(compute_dtype(buffers[b].dtype)),
                                          static_cast<std::uint32_t>(number_of_replicas()), staging_->go(), own()),
                       "set replicas");
-      cuda::order(wires_->event(), own(), stream);
+      if (!staging_->aside()) cuda::order(wires_->event(), own(), stream);
     });
   }
+
+  /// There is a copy of the model now, on which rounds are performed too: see DeviceStaging::Aside.
+  void add_copy(std::span<const BufferView> buffers) { wires_->add_copy(layout_.plain(buffers)); }
 
   /// @name The replicas, for checkpoints. Both wait for the device.
   /// @{

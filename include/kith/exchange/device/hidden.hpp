@@ -28,7 +28,10 @@ class HiddenRound<C, Session> {
 public:
   template <class MakeSession>
   HiddenRound(C& communicator, const Layout&, std::span<const BufferView> buffers, Session& session, const MakeSession&)
-      : HiddenRound(cuda::DeviceGuard{communicator.device()}, session.staging(), buffers) {}
+      : HiddenRound(cuda::DeviceGuard{communicator.device()}, session.staging(), buffers) {
+    const cuda::DeviceGuard guard{communicator.device()};
+    if constexpr (requires { session.add_copy(views_); }) session.add_copy(views_);
+  }
   HiddenRound(const HiddenRound&) = delete;
   HiddenRound& operator=(const HiddenRound&) = delete;
   ~HiddenRound() {

@@ -249,6 +249,9 @@ public:
     DeviceStaging& staging_;
   };
 
+  /// Whether there is one.
+  [[nodiscard]] bool aside() const noexcept { return aside_ != nullptr; }
+
   /// A value that was not finite, and kept a round from being committed.
   struct Refusal {
     NonFinite where;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -98,6 +99,7 @@ public:
   ~DeviceWires() {
     if (staging_.engine().quiesce()) return;
     table_.abandon();
+    if (copy_table_) copy_table_->abandon();
     messages_.abandon();
     replicas_.abandon();
     scratch_.abandon();
@@ -105,11 +107,12 @@ public:
   }
 
   [[nodiscard]] std::size_t bytes() const noexcept {
-    return table_.bytes() + messages_.bytes() + replicas_.bytes() + scratch_.bytes() + partials_.bytes();
+    return table_.bytes() + (copy_table_ ? copy_table_->bytes() : 0) + messages_.bytes() + replicas_.bytes() +
+           scratch_.bytes() + partials_.bytes();
   }
 
   /// The buffers that are not encoded, as one: its own, and where that of in-neighbour k is received.
-  [[nodiscard]] const cuda::Table& table() const noexcept { return *table_; }
+  [[nodiscard]] const cuda::Table& table() const noexcept { return staging_.aside() ? **copy_table_ : *table_; }
   [[nodiscard]] std::size_t bucket_bytes() const noexcept { return plain_.bucket_bytes(); }
   [[nodiscard]] std::byte* bucket() const noexcept { return messages_.data(); }
   [[nodiscard]] std::byte* bucket(std::size_t k) const noexcept { return slot(k) + message_bytes_; }
@@ -128,6 +131,11 @@ public:
   /// The buffers have moved. Rounds in flight are done.
   void rebind(const std::vector<BufferView>& plain) {
     if (plain_.bucket_bytes() > 0) table_ = DeviceTable{plain_, plain, staging_.engine().stream()};
+  }
+
+  /// Where those of the model's copy are, for rounds on it: see DeviceStaging::Aside.
+  void add_copy(const std::vector<BufferView>& plain) {
+    copy_table_.emplace(plain_, plain, staging_.engine().stream());
   }
 
 private:
@@ -157,6 +165,7 @@ private:
   std::size_t message_bytes_;
   std::size_t number_;
   DeviceTable table_;
+  std::optional<DeviceTable> copy_table_;
   cuda::DeviceMemory messages_;
   cuda::DeviceMemory replicas_;
   cuda::DeviceMemory scratch_;
