@@ -65,8 +65,8 @@ class Threads(InEmptyFolder):
     def test_help_names_the_options(self):
         done = self.run_it("--help")
         self.assertEqual(done.returncode, 0)
-        for option in ["engine", "ranks", "topology", "exchange", "every", "global-every", "steps", "split", "seed",
-                       "step-ms", "jitter", "stall", "json", "data", "help"]:
+        for option in ["engine", "ranks", "topology", "exchange", "launch", "every", "global-every", "steps", "split",
+                       "seed", "step-ms", "jitter", "stall", "json", "data", "help"]:
             self.assertIn(f"--{option}", done.stdout)
 
     def test_every_topology_of_the_help_works(self):
@@ -97,6 +97,7 @@ class Threads(InEmptyFolder):
         self.assertRegex(self.refused("--nonsense"), "--nonsense")
         self.assertRegex(self.refused("--every", "0"), "--every.*1 to")
         self.assertRegex(self.refused("--global-every", "-1"), "--global-every")
+        self.assertRegex(self.refused("--launch", "now,later"), '"later" is not a launch; there are now, hidden')
         self.assertRegex(self.refused("--jitter", "-0.1"), "--jitter.*0 to")
         self.assertRegex(self.refused("--step-ms", "0"), "--step-ms.*0\\.1")
         for stall in ["", "3", "3:", ":5", "3:0", "3:5:1", "3:-5", "3:5 ", "x:5", "3.5:5", "3:1000000"]:
@@ -160,6 +161,19 @@ class Threads(InEmptyFolder):
         self.assertEqual(gossip, all_reduce)
         local_sgd = trained("--topology", "isolated", "--global-every", "4")[0]
         self.assertEqual(local_sgd, trained("--every", "4", "--global-every", "1")[0])
+
+    def test_hidden_rounds(self):
+        some = ["--steps", "100", "--every", "2"]  # more than there are evaluations, before which no round stays under way
+        written = self.results(*some, "--launch", "now,hidden")
+        self.assertEqual(written["context"]["options"]["launch"], "now,hidden")
+        results = {result["name"]: result for result in but_times(written["results"])}
+        self.assertEqual(list(results), ["kith", "kith hidden", "all_reduce", "isolated"])
+        now = but_times(self.results(*some)["results"])[0]
+        self.assertEqual(results["kith"], now)
+        hidden = results["kith hidden"]  # as many rounds, and a step later
+        self.assertEqual((hidden["messages_sent"], hidden["bytes_sent"]), (now["messages_sent"], now["bytes_sent"]))
+        self.assertNotEqual(hidden["final_loss"], now["final_loss"])
+        self.assertLess(hidden["consensus_distance"], results["isolated"]["consensus_distance"] / 2)
 
     def test_pace(self):
         options = ["--ranks", "3", "--steps", "6"]
@@ -246,7 +260,7 @@ class Mpi(InEmptyFolder):
         return self.run_it("--engine", "mpi", *options, launcher=self.launcher(ranks))
 
     def test_the_same_bits_as_with_threads(self):
-        for ranks, options in [(4, []), (5, ["--split", "by-label", "--topology", "ring"]),
+        for ranks, options in [(4, []), (5, ["--split", "by-label", "--topology", "ring", "--launch", "now,hidden"]),
                                (4, ["--exchange", "choco:int4-block,direct:int8-block", "--every", "2",
                                     "--global-every", "3"]),
                                (3, ["--topology", "ring", "--exchange", "difference:min-max-uint8,choco:top-k:0.01"])]:

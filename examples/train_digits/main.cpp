@@ -80,7 +80,7 @@ void compare(C& communicator, const Options& options, const Dataset& data) {
 int main(int argc, char** argv) {
   try {
     std::optional<MpiJob> mpi_job;
-    if (asks_for_mpi(argc, argv)) mpi_job.emplace(argc, argv);
+    if (asks_for_mpi(argc, argv)) mpi_job.emplace(argc, argv, asks_for_hidden_rounds(argc, argv));
     Options options;
     Dataset data;
     std::optional<Ending> ending =

@@ -25,9 +25,10 @@ namespace digits {
 /// MPI from its initialization to its end: this process is one of the ranks that mpirun started, or the only one.
 class MpiJob {
 public:
-  MpiJob(int& argc, char**& argv) {
+  /// Hidden rounds go on in a thread of Kith's, if MPI lets it.
+  MpiJob(int& argc, char**& argv, bool hidden_rounds) {
     int provided = 0;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);  // no thread but this one calls MPI
+    MPI_Init_thread(&argc, &argv, hidden_rounds ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &ranks_);
   }
@@ -74,7 +75,7 @@ private:
 
 class MpiJob {
 public:
-  MpiJob(int&, char**&) {}
+  MpiJob(int&, char**&, bool) {}
   [[nodiscard]] kith::Rank ranks() const noexcept { return 1; }
   [[nodiscard]] bool speaks() const noexcept { return true; }
   [[nodiscard]] std::optional<Ending> agree(const std::optional<Ending>&) const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <fmt/core.h>
@@ -32,6 +34,9 @@ namespace digits {
 /// one name in parse(), and one line in on_every_rank().
 enum class Engine : std::uint8_t { thread, mpi };
 
+/// When a round is performed: at once, or behind the next step.
+enum class Launch : std::uint8_t { now, hidden };
+
 /// A rank that stops once, for the time of so many steps.
 struct Stall {
   kith::Rank rank = 0;
@@ -45,6 +50,7 @@ struct Options {
   std::vector<NamedExchange> exchanges{digits::exchanges().front()};
   kith::Round every = 1;
   kith::Round global_every = 0;
+  std::vector<Launch> launches{Launch::now};
   std::size_t steps = 600;
   Split split = Split::iid;
   std::uint64_t seed = 1;
@@ -66,7 +72,15 @@ struct Ending {
 };
 
 inline const char* to_string(Engine engine) { return engine == Engine::thread ? "thread" : "mpi"; }
+inline const char* to_string(Launch launch) { return launch == Launch::now ? "now" : "hidden"; }
 inline const char* to_string(Split split) { return split == Split::iid ? "iid" : "by-label"; }
+
+/// "now,hidden".
+inline std::string names_of(const std::vector<Launch>& launches) {
+  std::string names;
+  for (const Launch launch : launches) names.append(names.empty() ? "" : ",").append(to_string(launch));
+  return names;
+}
 
 /// Every topology that --topology understands, one a line.
 inline std::string topologies_as_lines() {
@@ -75,16 +89,41 @@ inline std::string topologies_as_lines() {
   return lines;
 }
 
-/// Whether the command line asks for --engine mpi. It must be known before anything is printed, and therefore before
-/// the command line is parsed: of many ranks only one may print.
-inline bool asks_for_mpi(int argc, const char* const* argv) {
-  std::string_view engine;
+/// What the command line gives for an option, or nothing. For what must be known before MPI is initialized, and that
+/// before the command line is parsed: of many ranks only one may print what is wrong with it.
+inline std::string_view value_of(int argc, const char* const* argv, std::string_view option) {
+  std::string_view value;
   for (int i = 1; i < argc; ++i) {
     const std::string_view word{argv[i]};
-    if (word == "--engine" && i + 1 < argc) engine = argv[++i];
-    if (word.starts_with("--engine=")) engine = word.substr(word.find('=') + 1);
+    if (word == option && i + 1 < argc)
+      value = argv[++i];
+    else if (word.starts_with(option) && word.substr(option.size()).starts_with('='))
+      value = word.substr(option.size() + 1);
   }
-  return engine == to_string(Engine::mpi);  // the last one counts, as in parse()
+  return value;  // the last one counts, as in parse()
+}
+
+inline bool asks_for_mpi(int argc, const char* const* argv) {
+  return value_of(argc, argv, "--engine") == to_string(Engine::mpi);
+}
+
+/// Rounds that go on by themselves need a thread, and an MPI that lets more than one call it.
+inline bool asks_for_hidden_rounds(int argc, const char* const* argv) {
+  return value_of(argc, argv, "--launch").find(to_string(Launch::hidden)) != std::string_view::npos;
+}
+
+/// The launches of a list such as "now,hidden". Throws UsageError for other names.
+inline std::vector<Launch> parse_launches(std::string_view list) {
+  std::vector<Launch> found;
+  for (std::size_t begin = 0; begin <= list.size();) {
+    const std::size_t end = std::min(list.find(',', begin), list.size());
+    const std::string_view name = list.substr(begin, end - begin);
+    if (name != to_string(Launch::now) && name != to_string(Launch::hidden))
+      throw kith::UsageError("\"" + std::string{name} + "\" is not a launch; there are now, hidden");
+    found.push_back(name == to_string(Launch::now) ? Launch::now : Launch::hidden);
+    begin = end + 1;
+  }
+  return found;
 }
 
 /// The stall that "3:5" stands for: rank 3, 5 steps. Throws UsageError.
@@ -105,7 +144,11 @@ inline Stall parse_stall(std::string_view text, kith::Rank ranks) {
 }
 
 /// The options that say when the workers average.
-inline void add_schedule(CLI::App& app, Options& options) {
+inline void add_schedule(CLI::App& app, Options& options, std::string& launch) {
+  app.add_option("--launch", launch,
+                 "Average now, or hidden behind the next step; with both (now,hidden) each is trained")
+      ->type_name("LIST")
+      ->capture_default_str();
   app.add_option("--every", options.every, "Average in every so many-th step only (local SGD between them)")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
@@ -146,6 +189,7 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
   std::string topology = kith::topology_name(options.topology);
   std::string exchange = names_of(options.exchanges, ",");
   std::string split = to_string(options.split);
+  std::string launch = names_of(options.launches);
   std::optional<std::string> stall;
   app.add_option("--engine", engine, "What a rank is: a thread, or a process that mpirun starts")
       ->check(CLI::IsMember({"thread", "mpi"}))
@@ -158,7 +202,7 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
   app.add_option("--exchange", exchange, "What travels, see below; of several (a,b,c) each is trained with")
       ->type_name("LIST")
       ->capture_default_str();
-  add_schedule(app, options);
+  add_schedule(app, options, launch);
   app.add_option("--steps", options.steps, "Optimizer steps")->check(CLI::Range(1, 1000000))->capture_default_str();
   app.add_option("--split", split, "Shards: all alike, or a few of the digits for each worker")
       ->check(CLI::IsMember({"iid", "by-label"}))
@@ -195,6 +239,8 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
     kith::require_size(options.topology, options.ranks);  // the averager says the same, only later
     refused = "--exchange";
     options.exchanges = parse_exchanges(exchange);
+    refused = "--launch";
+    options.launches = parse_launches(launch);
     refused = "--stall";
     if (stall) options.stall = parse_stall(*stall, options.ranks);
     if (options.step_ms == 0 && (options.jitter > 0 || options.stall)) options.step_ms = 5;

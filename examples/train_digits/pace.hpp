@@ -102,6 +102,7 @@ void measure(C& communicator, const Method& method, const E& exchange, const Opt
     averaging.deadline += kith::Seconds{static_cast<double>(options.stall->steps) * options.step_ms / 1e3};
   kith::DecentralizedAverager averager{communicator, method.topology, worker.model.views(), exchange, averaging};
   averager.broadcast(0);
+  Averaging rounds{averager, method.launch};
   std::vector<double> seconds(options.steps);
 
   (void)everyone.sum(0);  // all begin together
@@ -110,7 +111,8 @@ void measure(C& communicator, const Method& method, const E& exchange, const Opt
   for (std::size_t step = 1; step <= options.steps; ++step) {
     worker.optimizer_step(step);
     step_times.wait_for_end(step, begin);
-    averager.average();
+    rounds.after_step();
+    if (step == options.steps) rounds.settle();
     const auto end = StepTimes::Clock::now();
     seconds[step - 1] = std::chrono::duration<double>(end - begin).count();
     begin = end;

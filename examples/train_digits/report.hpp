@@ -113,6 +113,7 @@ inline nlohmann::ordered_json to_json(const Options& options, const Dataset& dat
                         {"ranks", options.ranks},
                         {"topology", kith::topology_name(options.topology)},
                         {"exchange", names_of(options.exchanges, ",")},
+                        {"launch", names_of(options.launches)},
                         {"every", options.every},
                         {"global_every", options.global_every},
                         {"steps", options.steps},
@@ -162,7 +163,7 @@ inline nlohmann::ordered_json to_json(const Options& options, const Dataset& dat
 inline void print_paces(const Options& options, const std::vector<Pace>& paces) {
   std::size_t width = 10;
   for (const Pace& pace : paces) width = std::max(width, pace.name.size());
-  fmt::print("\nPace: steps that take {} ms, and what average() adds; means over the workers\n\n", options.step_ms);
+  fmt::print("\nPace: steps that take {} ms, and what averaging adds; means over the workers\n\n", options.step_ms);
   fmt::print("{:<{}}  {:>9}", "", width, "steady");
   if (options.jitter > 0) fmt::print("  {:>19}", fmt::format("jitter {}", options.jitter));
   if (options.stall)
@@ -190,6 +191,10 @@ inline void print_paces(const Options& options, const std::vector<Pace>& paces) 
         "Stall: worker {} stops once, for {} steps. Delayed: by how many steps a worker comes later, in the\n"
         "mean over all. Averaging with fewer workers does not help: in a few rounds all have waited.\n",
         options.stall->rank, options.stall->steps);
+  if (std::find(options.launches.begin(), options.launches.end(), Launch::hidden) != options.launches.end())
+    fmt::print(
+        "Hidden: a round has the time of a step to come in. What is late by less delays nobody; what is late by\n"
+        "more comes one step less late to those that hear of it, and to those that hear of it from them.\n");
   fmt::print("A worker that is slow for good sets the pace of all that average, by whatever method.\n");
 }
 

@@ -30,16 +30,19 @@ struct Method {
   kith::AnyTopology topology;
   AnyExchange exchange;
   kith::AveragerOptions averaging;
+  Launch launch = Launch::now;
 };
 
-/// One for each exchange, named after it (the uncompressed one is just "kith"), and the two that they are compared
-/// with.
+/// One for each exchange and launch, named after them (the uncompressed one is just "kith"), and the two that they are
+/// compared with.
 inline std::vector<Method> methods_to_compare(const Options& options) {
   const kith::AveragerOptions schedule{.every = options.every, .global_every = options.global_every};
   std::vector<Method> methods;
   for (const auto& [name, exchange] : options.exchanges) {
     const bool plain = std::holds_alternative<kith::FullPrecision>(exchange);
-    methods.push_back({plain ? "kith" : name, options.topology, exchange, schedule});
+    for (const Launch launch : options.launches)
+      methods.push_back({(plain ? "kith" : name) + (launch == Launch::hidden ? " hidden" : ""), options.topology,
+                         exchange, schedule, launch});
   }
   // Every round is an exact global mean: no topology is asked.
   methods.push_back({"all_reduce", options.topology, kith::FullPrecision{}, {.global_every = 1}});
@@ -74,9 +77,9 @@ struct Result {
   std::uint64_t messages_sent = 0;               // by the rank that sent most, without evaluation and final merge
   std::uint64_t bytes_sent = 0;                  // likewise
   std::optional<std::uint64_t> bytes_to_target;  // when the merged model was first seen to be as accurate as that
-  double seconds_per_step = 0;                   // gradient, optimizer and average(); mean over ranks
-  double seconds_communicating = 0;  // inside average(), waiting for slower workers included; mean over ranks
-  double seconds_waiting = 0;        // the part of it spent waiting
+  double seconds_per_step = 0;                   // gradient, optimizer and averaging; mean over ranks
+  double seconds_communicating = 0;              // inside Kith, waiting for slower workers included; mean over ranks
+  double seconds_waiting = 0;                    // the part of it spent waiting
 };
 
 /// Brings together a small value of every rank, in rank order: what is added up from it is the same on every rank and
@@ -115,9 +118,33 @@ private:
 
 /// Where the time of the training steps goes, in seconds.
 struct Times {
-  double stepping = 0;       // gradient, optimizer and average()
-  double communicating = 0;  // the part of it inside average()
-  double waiting = 0;        // the part of that in which a peer was waited for
+  double stepping = 0;       // gradient, optimizer and averaging
+  double communicating = 0;  // the part of it inside Kith
+};
+
+/// What a trainer adds to its loop.
+template <class Averager>
+class Averaging {
+public:
+  Averaging(Averager& averager, Launch launch) : averager_(averager), hidden_(launch == Launch::hidden) {}
+
+  /// With the peers of this round: now, or while the next optimizer step is computed.
+  void after_step() {
+    if (!hidden_) return averager_.average();
+    settle();
+    averager_.begin();
+    in_flight_ = true;
+  }
+
+  /// Nothing is under way afterwards: before somebody looks at the models.
+  void settle() {
+    if (std::exchange(in_flight_, false)) averager_.finish();
+  }
+
+private:
+  Averager& averager_;
+  bool hidden_;
+  bool in_flight_ = false;
 };
 
 /// Looks at what the training has led to. Changes no model, and is not counted in the averager's metrics.
@@ -157,21 +184,22 @@ Result train(C& communicator, const Method& method, const E& exchange, const Opt
   // ------------------------------------------------------------------------------------------------------------ Kith
   kith::DecentralizedAverager averager{communicator, method.topology, worker.model.views(), exchange, method.averaging};
   averager.broadcast(0);  // everybody starts from the model of rank 0
+  Averaging averaging{averager, method.launch};
 
   for (std::size_t step = 1; step <= options.steps; ++step) {
     const auto begin = Clock::now();
     loss += worker.optimizer_step(step);
 
     const auto stepped = Clock::now();
-    const double waited = averager.metrics().seconds_waiting;
-    averager.average();  // with the peers of this round: all that a trainer adds to its loop
+    averaging.after_step();  // with the peers of this round
+    const bool looks = step % interval == 0 || step == options.steps;
+    if (looks) averaging.settle();
     // ----------------------------------------------------------------------------------------------------------------
 
     const auto averaged = Clock::now();
     times.stepping += std::chrono::duration<double>(averaged - begin).count();
     times.communicating += std::chrono::duration<double>(averaged - stepped).count();
-    times.waiting += averager.metrics().seconds_waiting - waited;
-    if (step % interval != 0 && step != options.steps) continue;
+    if (!looks) continue;
 
     averager.mean_into(merged.views());  // the merged model, beside the worker's own; each rank tests a part of it
     const double right = everyone.sum(worker.right_answers(merged, rank, size));
@@ -191,7 +219,7 @@ Result train(C& communicator, const Method& method, const E& exchange, const Opt
   result.curve = std::move(curve);
   result.seconds_per_step = mean(times.stepping) / static_cast<double>(options.steps);
   result.seconds_communicating = mean(times.communicating);
-  result.seconds_waiting = mean(times.waiting);
+  result.seconds_waiting = mean(averager.metrics().seconds_waiting);
   return result;
 }
 
