@@ -65,8 +65,8 @@ class Threads(InEmptyFolder):
     def test_help_names_the_options(self):
         done = self.run_it("--help")
         self.assertEqual(done.returncode, 0)
-        for option in ["engine", "ranks", "topology", "exchange", "launch", "every", "global-every", "steps", "split",
-                       "seed", "step-ms", "jitter", "stall", "json", "data", "help"]:
+        for option in ["engine", "ranks", "machines", "topology", "exchange", "launch", "every", "global-every",
+                       "steps", "split", "seed", "step-ms", "jitter", "stall", "json", "data", "help"]:
             self.assertIn(f"--{option}", done.stdout)
 
     def test_every_topology_of_the_help_works(self):
@@ -82,6 +82,7 @@ class Threads(InEmptyFolder):
     def test_every_exchange_of_the_help_works(self):
         listed = self.run_it("--help").stdout.split("Exchanges:")[1].split()
         self.assertGreaterEqual(len(listed), 10)
+        listed.remove("sharded")  # needs machines, see below
         results = self.results("--ranks", "4", "--steps", "20", "--topology", "ring", "--exchange", ",".join(listed))
         self.assertEqual([result["name"] for result in results["results"]],
                          ["kith", *listed[1:], "all_reduce", "isolated"])
@@ -161,6 +162,20 @@ class Threads(InEmptyFolder):
         self.assertEqual(gossip, all_reduce)
         local_sgd = trained("--topology", "isolated", "--global-every", "4")[0]
         self.assertEqual(local_sgd, trained("--every", "4", "--global-every", "1")[0])
+
+    def test_machines(self):
+        written = self.results(*FAST, "--machines", "2", "--exchange", "full-precision,sharded")
+        options = written["context"]["options"]
+        self.assertEqual((options["machines"], options["topology"]), (2, "hierarchical:[4,one-peer-exponential]"))
+        flat, sharded, _, _ = written["results"]
+        # A model to each of 7 others; or 3/4 of one within the machine, twice, and 1/4 to the other machine.
+        self.assertEqual(flat["bytes_sent"], 30 * 7 * 4 * PARAMETERS)
+        self.assertAlmostEqual(sharded["bytes_sent"], 30 * 7 * PARAMETERS, delta=30 * 16)  # shards are whole elements
+        self.assertAlmostEqual(sharded["final_loss"], flat["final_loss"], delta=1e-4)
+        for result in flat, sharded:  # one peer of two machines, and all of a machine: everybody
+            self.assertLess(result["consensus_distance"], 1e-5)
+        self.assertRegex(self.refused("--machines", "5"), "--machines: 8 ranks do not fill 5 machines: 2 on each fill 4")
+        self.assertRegex(self.refused("--machines", "9"), "do not fill 9 machines")
 
     def test_hidden_rounds(self):
         some = ["--steps", "100", "--every", "2"]  # more than there are evaluations, before which no round stays under way

@@ -21,6 +21,7 @@
 #include <kith/exchange/direct.hpp>
 #include <kith/exchange/full_precision.hpp>
 #include <kith/exchange/masked_mean.hpp>
+#include <kith/exchange/sharded.hpp>
 #include <kith/types.hpp>  // bfloat16
 
 // An exchange is a type, chosen when a program is compiled. This lets a command line choose among some of them.
@@ -31,7 +32,7 @@ using AnyExchange =
     std::variant<kith::FullPrecision, kith::Direct<kith::Cast<kith::bfloat16>>, kith::Direct<kith::Int8Block>,
                  kith::Direct<kith::Int4Block>, kith::Choco<kith::Cast<kith::bfloat16>>, kith::Choco<kith::Int8Block>,
                  kith::Choco<kith::Int4Block>, kith::Choco<kith::TopK>, kith::Difference<kith::MinMaxUInt8>,
-                 kith::MaskedMean<kith::CyclicMask>>;
+                 kith::MaskedMean<kith::CyclicMask>, kith::Sharded>;
 
 struct NamedExchange {
   std::string name;
@@ -51,6 +52,7 @@ inline const std::vector<NamedExchange>& exchanges() {
       {"choco:top-k:0.01", kith::Choco{kith::TopK{0.01}}},
       {"difference:min-max-uint8", kith::Difference{kith::MinMaxUInt8{}}},
       {"masked-mean:cyclic-mask:0.1", kith::MaskedMean{kith::CyclicMask{0.1}}},
+      {"sharded", kith::Sharded{}},
   };
   return all;
 }

@@ -47,6 +47,7 @@ struct Options {
   Engine engine = Engine::thread;
   kith::Rank ranks = 8;
   kith::AnyTopology topology;  // one-peer-exponential
+  kith::Rank machines = 0;     // that the ranks are dealt to; 0: nobody asks
   std::vector<NamedExchange> exchanges{digits::exchanges().front()};
   kith::Round every = 1;
   kith::Round global_every = 0;
@@ -126,6 +127,17 @@ inline std::vector<Launch> parse_launches(std::string_view list) {
   return found;
 }
 
+/// Ranks dealt to machines in order, with the topology `between` among the machines. Throws UsageError where they do
+/// not fill so many.
+inline kith::AnyTopology on_machines(const kith::AnyTopology& between, kith::Rank machines, kith::Rank ranks) {
+  const kith::Rank each = (ranks + machines - 1) / machines;
+  const kith::Rank filled = (ranks + each - 1) / each;
+  if (filled != machines)
+    throw kith::UsageError(
+        fmt::format("{} ranks do not fill {} machines: {} on each fill {}", ranks, machines, each, filled));
+  return kith::parse_topology(fmt::format("hierarchical:[{},{}]", each, kith::topology_name(between)));
+}
+
 /// The stall that "3:5" stands for: rank 3, 5 steps. Throws UsageError.
 inline Stall parse_stall(std::string_view text, kith::Rank ranks) {
   Stall stall;
@@ -199,6 +211,9 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
           ->check(CLI::Range(1, 1000))
           ->capture_default_str();
   app.add_option("--topology", topology, "Who averages with whom: see below")->type_name("NAME")->capture_default_str();
+  app.add_option("--machines", options.machines,
+                 "Deal the workers to so many machines: the exact mean within, the topology between them")
+      ->check(CLI::Range(1, 1000));
   app.add_option("--exchange", exchange, "What travels, see below; of several (a,b,c) each is trained with")
       ->type_name("LIST")
       ->capture_default_str();
@@ -236,6 +251,11 @@ inline std::optional<Ending> parse(int argc, const char* const* argv, std::optio
     options.split = split == "iid" ? Split::iid : Split::by_label;
     refused = "--topology";
     options.topology = kith::parse_topology(topology);
+    if (options.machines > 0) {
+      kith::require_size(options.topology, options.machines);
+      refused = "--machines";
+      options.topology = on_machines(options.topology, options.machines, options.ranks);
+    }
     kith::require_size(options.topology, options.ranks);  // the averager says the same, only later
     refused = "--exchange";
     options.exchanges = parse_exchanges(exchange);

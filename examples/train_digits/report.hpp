@@ -66,6 +66,10 @@ inline void print_heading(const Options& options, const Dataset& data) {
              names_of(options.exchanges, ", "));
   if (options.every > 1) fmt::print("averaging once in {} steps\n", options.every);
   if (options.global_every > 0) fmt::print("an exact global mean once in {} averages\n", options.global_every);
+  if (const auto traffic = kith::analyze(options.topology, options.ranks).traffic; options.machines > 0 && traffic)
+    fmt::print(
+        "{} machines: between them a worker sends {:.2f} models in a round at most, with the exchange sharded {:.2f}\n",
+        traffic->machines, traffic->slow.models, traffic->sharded_slow ? traffic->sharded_slow->models : 0);
   fmt::print("\n");
 }
 
@@ -112,6 +116,7 @@ inline nlohmann::ordered_json to_json(const Options& options, const Dataset& dat
   context["options"] = {{"engine", to_string(options.engine)},
                         {"ranks", options.ranks},
                         {"topology", kith::topology_name(options.topology)},
+                        {"machines", options.machines},
                         {"exchange", names_of(options.exchanges, ",")},
                         {"launch", names_of(options.launches)},
                         {"every", options.every},
