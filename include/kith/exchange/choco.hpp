@@ -172,6 +172,9 @@ template <Codec Q>
 ///                 W is symmetric: it diverges on directed graphs, static and changing, at any useful gamma.
 /// @par Errors     NonFiniteError for a NaN or an infinity in what is to be encoded, before anything is sent: the round
 ///                 has not begun on this rank. Mend the values and call again; the others wait, up to their deadline.
+///                 To other machines a message travels while it is encoded: there, finite values whose difference
+///                 overflows are found too late, and fail the round. PeerError on this rank and those that it tells;
+///                 nothing has changed, and the communicator has failed.
 /// @par Cost       One message of wire_bytes() for each buffer per edge. Staging: replicas of the encoded buffers, in
 ///                 f32 or f64; in a static topology one for each in-neighbour and one for the rank itself, else one
 ///                 for each rank that is heard in the period and each that is told (2 log2 n models on one-peer

@@ -131,6 +131,9 @@ private:
 /// @par Topologies Static ones: whose period is 1.
 /// @par Errors     NonFiniteError for a NaN or an infinity in what is to be encoded, before anything is sent: the round
 ///                 has not begun on this rank. Mend the values and call again; the others wait, up to their deadline.
+///                 To other machines a message travels while it is encoded: there, finite values whose difference
+///                 overflows are found too late, and fail the round. PeerError on this rank and those that it tells;
+///                 nothing has changed, and the communicator has failed.
 /// @par Cost       One message of wire_bytes() for each buffer per edge. Staging: a model (of encoded buffers, in f32
 ///                 or f64) for this rank and each in-neighbour, a segment (see detail::EncodedSession), the own
 ///                 message, and those of the in-neighbours unless they are read where they are.
