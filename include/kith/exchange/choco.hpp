@@ -219,7 +219,7 @@ struct Choco {
   }
 
   template <Communicator C>
-  using Session = typename detail::EncodedSessionFor<C, Choco, detail::EncodedSession<C, detail::ChocoRule<Q>>>::type;
+  using Session = detail::EncodedSession<C, detail::ChocoRule<Q>>;
 };
 
 template <class Q>

@@ -161,8 +161,7 @@ struct Difference {
   }
 
   template <Communicator C>
-  using Session =
-      typename detail::EncodedSessionFor<C, Difference, detail::EncodedSession<C, detail::DifferenceRule<Q>>>::type;
+  using Session = detail::EncodedSession<C, detail::DifferenceRule<Q>>;
 };
 
 template <class Q>

@@ -123,7 +123,7 @@ struct Direct {
   [[nodiscard]] std::string parameters() const { return codec_name(codec); }
 
   template <Communicator C>
-  using Session = typename detail::EncodedSessionFor<C, Direct, detail::EncodedSession<C, detail::DirectRule<Q>>>::type;
+  using Session = detail::EncodedSession<C, detail::DirectRule<Q>>;
 };
 
 template <class Q>

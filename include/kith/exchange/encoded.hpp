@@ -105,7 +105,8 @@ private:
   std::optional<WireFault> fault_;  // that has put this rank out of step
 };
 
-template <class C, class Rule>
+/// The session of a rule; for devices kith/exchange/device/encoded.hpp has one.
+template <Communicator C, class Rule>
 struct EncodedSessionFor {
   static_assert(!StreamOrdered<C>,
                 "for exchanges on a GPU include kith/exchange/device/encoded.hpp: kith/nccl.hpp does");

@@ -73,12 +73,6 @@ struct SessionOptions {
   PeriodPlan period{};
 };
 
-/// The session of an exchange E that encodes: `Host`, or the one that kith/exchange/device/encoded.hpp has for devices.
-template <Communicator C, class E, class Host>
-struct EncodedSessionFor {
-  using type = Host;
-};
-
 /// Throws UsageError for an exchange whose parameters are impossible, or that cannot serve such buffers.
 template <Exchange E>
 void require_exchange(const E& exchange, std::span<const BufferView> buffers, std::size_t encode_from_bytes) {

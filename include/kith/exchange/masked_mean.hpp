@@ -119,8 +119,7 @@ struct MaskedMean {
   [[nodiscard]] std::string parameters() const { return codec_name(mask); }
 
   template <Communicator C>
-  using Session =
-      typename detail::EncodedSessionFor<C, MaskedMean, detail::EncodedSession<C, detail::MaskedMeanRule<M>>>::type;
+  using Session = detail::EncodedSession<C, detail::MaskedMeanRule<M>>;
 };
 
 template <class M>

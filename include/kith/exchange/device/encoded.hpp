@@ -23,6 +23,7 @@
 #include <kith/exchange/device/codecs.hpp>
 #include <kith/exchange/device/staging.hpp>
 #include <kith/exchange/device/wires.hpp>
+#include <kith/exchange/encoded.hpp>
 #include <kith/exchange/exchange.hpp>
 #include <kith/exchange/layout.hpp>
 #include <kith/exchange/period.hpp>
@@ -442,9 +443,9 @@ private:
   bool have_met_ = false;
 };
 
-template <StreamOrdered C, class E, class Host>
-struct EncodedSessionFor<C, E, Host> {
-  using type = DeviceEncoded<C, E>;
+template <StreamOrdered C, class Rule>
+struct EncodedSessionFor<C, Rule> {
+  using type = DeviceEncoded<C, typename Rule::Exchange>;
 };
 
 }  // namespace kith::detail
