@@ -75,19 +75,19 @@ __host__ __device__ inline double divide(double a, double b) {
   return a / b;
 #endif
 }
-/// The nearest integer, ties to even.
+/// The nearest integer, ties to even; anything for a NaN, which has been reported.
 __host__ __device__ inline std::int64_t nearest(float value) {
 #ifdef __CUDA_ARCH__
   return __float2int_rn(value);  // of magnitudes up to 2^24
 #else
-  return static_cast<std::int64_t>(std::nearbyint(value));
+  return std::fabs(value) < 0x1p62 ? static_cast<std::int64_t>(std::nearbyint(value)) : 0;
 #endif
 }
 __host__ __device__ inline std::int64_t nearest(double value) {
 #ifdef __CUDA_ARCH__
   return __double2ll_rn(value);
 #else
-  return static_cast<std::int64_t>(std::nearbyint(value));
+  return std::fabs(value) < 0x1p62 ? static_cast<std::int64_t>(std::nearbyint(value)) : 0;
 #endif
 }
 template <class Real>

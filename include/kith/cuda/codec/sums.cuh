@@ -23,6 +23,15 @@ __host__ __device__ inline double square_root(double value) {
 #endif
 }
 
+/// The integer part of a number that is not negative; anything for a NaN, which has been reported.
+__host__ __device__ inline std::uint64_t whole(double value) {
+#ifdef __CUDA_ARCH__
+  return __double2ull_rz(value);
+#else
+  return value < 0x1p63 ? static_cast<std::uint64_t>(value) : 0;
+#endif
+}
+
 /// What is added up of a magnitude: it itself; 2^-64 of it, for a sum that has overflowed; or the square of its ratio
 /// to the largest.
 enum class Term : std::uint8_t { magnitude, scaled, square };
@@ -202,8 +211,7 @@ struct EncodeNoisy {
       KITH_CUDA_UNROLL
       for (unsigned j = 0; j < lane_elements; ++j) {
         const double magnitude = fabs(static_cast<double>(x[j]));
-        const auto level =
-            static_cast<std::uint64_t>(multiply(multiply(divide(magnitude, divisor), per_level), 0x1p32));
+        const auto level = whole(multiply(multiply(divide(magnitude, divisor), per_level), 0x1p32));
         const auto code = static_cast<std::int64_t>((level + (split_mix(key, i + j) >> 32)) >> 32);
         const bool negative = bits_as<RealBits<Real>>(x[j]) >> (8 * sizeof(Real) - 1) != 0;
         codes |= static_cast<std::uint64_t>((negative ? -code : code) & 0xFF) << 8 * j;
