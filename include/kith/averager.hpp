@@ -99,8 +99,7 @@ public:
   /// commits a round in which some rank has found one, and all ranks throw: both ends of every edge keep equal
   /// replicas.
   /// @throws BackendError, PeerError, NonFiniteError about an earlier round. UsageError for a capture where the
-  /// schedule
-  ///         has more than gossip rounds.
+  ///         schedule has more than gossip rounds.
   void average(detail::DeviceStream<C> stream) requires StreamOrdered<C> {
     require_landed("average");
     if (!session_.staging().capturing(stream)) return perform_due(stream);
@@ -370,8 +369,7 @@ public:
 
   /// @brief The parameters have moved: the same counts and dtypes at new places. Local.
   /// @throws UsageError for other counts or dtypes, overlapping buffers, or memory that the engine cannot change to
-  /// (see
-  ///         kith::mpi::Communicator::allocate); the old places stay in force then.
+  ///         (see kith::mpi::Communicator::allocate); the old places stay in force then.
   void rebind(std::vector<BufferView> buffers) {
     require_landed("rebind");
     detail::require_same_layout(buffers_, buffers, "rebind");

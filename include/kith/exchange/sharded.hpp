@@ -363,8 +363,7 @@ struct ShardedSession<C> {
 /// @par Engines    All. Threads read each other's models in place. NCCL takes f32 and f64 (average fp32 masters); other
 ///                 buffers are a UsageError there.
 /// @par Cost       With c = 1, or 2 for f16 and bf16 (f32 travels): over slow links c/L models a rank for each machine
-/// that
-///                 is told, where FullPrecision sends L; inside the machine (1 + c) (L - 1)/L models in 2 (L - 1)
+///                 that is told, where FullPrecision sends L; inside the machine (1 + c) (L - 1)/L models in 2 (L - 1)
 ///                 messages. With one network card for each of 8 ranks, a card carries 1/8 of a model in a one-peer
 ///                 round: half of what a ring all-reduce that makes use of the fast links sends through it, nearly 2/8.
 ///                 Flat one-peer gossip sends a whole model, 4 times as much as that all-reduce.

@@ -22,8 +22,8 @@ namespace kith {
 /// fast links inside machines and slow ones between them.
 ///
 /// @code
-/// kith::Hierarchical{8, kith::OnePeerExponential{}}                             // ranks 0..7, 8..15, ... share a
-/// machine kith::Hierarchical{kith::mpi::machines(MPI_COMM_WORLD), kith::BaseGraph{1}}   // equal numbers do
+/// kith::Hierarchical{8, kith::OnePeerExponential{}}  // ranks 0..7 share a machine, 8..15 another, ...
+/// kith::Hierarchical{kith::mpi::machines(MPI_COMM_WORLD), kith::BaseGraph{1}}  // ranks with equal numbers do
 /// @endcode
 ///
 /// W(i, j) = W_M(a, b) / L_b, with a and b the machines of i and j and L the numbers of their ranks. So all ranks of a
@@ -32,9 +32,8 @@ namespace kith {
 /// **The machines' matrix.** Let w be the inter topology's matrix of the round, F(a, b) = L_a W_M(a, b) what flows from
 /// b to a, and L the smallest number of ranks. For a not equal to b
 ///
-/// 1. where a and all that it hears form a clique N in which every weight is 1/|N|: F(a, b) = L_a L_b / sum of L over
-/// N.
-///    They all end at the mean of their ranks: a pair at (L_a x_a + L_b x_b) / (L_a + L_b);
+/// 1. where a and all that it hears form a clique N in which every weight is 1/|N|: F(a, b) = L_a L_b / (sum of L over
+///    N). They all end at the mean of their ranks: a pair at (L_a x_a + L_b x_b) / (L_a + L_b);
 /// 2. else, where w(a, b) = w(b, a): F(a, b) = w(a, b) min(L_a, L_b);
 /// 3. else F(a, b) = w(a, b) L,
 ///
@@ -50,8 +49,7 @@ namespace kith {
 /// With unequal sizes a schedule that is exact for the inter topology is not, in general; Complete is (W = J).
 ///
 /// @par Cost          With FullPrecision a message of the model's size to each rank of the own machine and of those
-/// that
-///                    the machine tells: L times the inter topology's over the slow links. The exchange Sharded sends
+///                    that it tells: L times the inter topology's over the slow links. The exchange Sharded sends
 ///                    1/L of a model there. Planning: the inter topology's, O(degree) ranks, and where sizes differ the
 ///                    plans of the inter topology's peers.
 /// @par Thread safety A value; every member is a pure function. Copies share the map.
