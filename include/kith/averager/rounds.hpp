@@ -267,8 +267,8 @@ protected:
   void count_round() noexcept {
     ++metrics_.rounds;
     if constexpr (has_replicas) metrics_.replica_distance = session_.rule().replica_distance();
-    if constexpr (requires { session_.traffic(); }) {  // it sends something else than a message along each edge
-      const auto& [messages_sent, bytes_sent, bytes_received] = session_.traffic();
+    if constexpr (requires { session_.traffic(plan_); }) {  // it sends something else than a message along each edge
+      const auto& [messages_sent, bytes_sent, bytes_received] = session_.traffic(plan_);
       metrics_.messages_sent += messages_sent;
       metrics_.bytes_sent += bytes_sent;
       metrics_.bytes_received += bytes_received;

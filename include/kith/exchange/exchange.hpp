@@ -30,7 +30,8 @@ namespace kith {
 /// - `require(period)`: throws UsageError for a schedule (detail::PeriodPlan) that it cannot serve, with the reason;
 /// - `require_buffer(buffer)`: the same for a buffer that is to be encoded;
 /// - `require_machines(machines, topology)`: the same for a topology, by its machines (a std::optional) and name; the
-///   session then finds them in its options. Its session may count what a round sends itself: `traffic()`.
+///   session then finds them in its options. Its session may count what a round sends itself:
+///   `traffic(plan)`.
 template <class E>
 concept Exchange = std::copyable<E> && requires(const E& exchange, std::size_t count, DType dtype) {
   { E::name } -> std::convertible_to<std::string_view>;

@@ -101,7 +101,11 @@ public:
               2 * machines_) {}
 
   [[nodiscard]] std::size_t staging_bytes() const noexcept { return rows_.bytes(); }
-  [[nodiscard]] const RoundTraffic& traffic() const noexcept { return plan_.traffic; }
+  /// Of a round with this plan.
+  [[nodiscard]] const RoundTraffic& traffic(const Neighborhood& plan) {
+    plan_.prepare(plan);
+    return plan_.traffic;
+  }
 
   Seconds round(const GossipRound& round) {
     plan_.prepare(round.plan);
@@ -184,7 +188,11 @@ public:
   }
 
   [[nodiscard]] std::size_t staging_bytes() const noexcept { return staging_bytes_ + rows_.bytes(); }
-  [[nodiscard]] const RoundTraffic& traffic() const noexcept { return plan_.traffic; }
+  /// Of a round with this plan.
+  [[nodiscard]] const RoundTraffic& traffic(const Neighborhood& plan) {
+    plan_.prepare(plan);
+    return plan_.traffic;
+  }
 
   Seconds round(const GossipRound& round) {
     plan_.prepare(round.plan);

@@ -45,7 +45,11 @@ public:
 
   [[nodiscard]] std::size_t staging_bytes() const noexcept { return staging_->bytes() + areas_->memory.bytes(); }
   [[nodiscard]] DeviceStaging<C>& staging() noexcept { return *staging_; }
-  [[nodiscard]] const RoundTraffic& traffic() const noexcept { return plan_.traffic; }
+  /// Of a round with this plan.
+  [[nodiscard]] const RoundTraffic& traffic(const Neighborhood& plan) {
+    plan_.prepare(plan);
+    return plan_.traffic;
+  }
 
   /// Brings those together that meet in `plan` for the first time: both ends wait, on the host. Of the edges of the
   /// plan a round uses those inside the machine, and those between ranks whose shards overlap.
