@@ -26,6 +26,8 @@
 #include <kith/cuda/resources.hpp>
 #include <kith/exchange/device/codecs.hpp>
 
+#include "gpu_time.hpp"
+
 namespace {
 
 using kith::DType;
@@ -40,43 +42,6 @@ struct Setup {
   std::size_t repetitions = 5;
   std::string json;
 };
-
-/// An event that knows when it was.
-class Clock {
-public:
-  Clock() { check(cudaEventCreate(&event_), "create an event"); }
-  Clock(const Clock&) = delete;
-  Clock& operator=(const Clock&) = delete;
-  ~Clock() { (void)cudaEventDestroy(event_); }
-  void record(cudaStream_t stream) { check(cudaEventRecord(event_, stream), "record an event"); }
-  [[nodiscard]] double us_since(const Clock& start) const {
-    check(cudaEventSynchronize(event_), "wait for an event");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, start.event_, event_), "tell a time");
-    return 1e3 * static_cast<double>(ms);
-  }
-
-private:
-  cudaEvent_t event_ = nullptr;
-};
-
-/// Median over the repetitions of the mean time of a call, in microseconds, of calls that follow one another.
-template <class F>
-double time_us(const Setup& setup, std::size_t bytes_per_call, cudaStream_t stream, const F& call) {
-  const std::size_t calls = std::clamp<std::size_t>((std::size_t{4} << 30) / bytes_per_call, 5, 200);
-  std::vector<double> means;
-  Clock start;
-  Clock end;
-  for (std::size_t r = 0; r <= setup.repetitions; ++r) {
-    start.record(stream);
-    for (std::size_t i = 0; i < calls; ++i) call();
-    end.record(stream);
-    const double mean = end.us_since(start) / static_cast<double>(calls);
-    if (r > 0) means.push_back(mean);  // the first one warms up
-  }
-  std::nth_element(means.begin(), means.begin() + static_cast<std::ptrdiff_t>(means.size() / 2), means.end());
-  return means[means.size() / 2];
-}
 
 /// The memory of all measurements: f32 values, others of the same number, a wire, what was found.
 struct Buffers {
@@ -124,9 +89,9 @@ nlohmann::ordered_json measure(const Q& codec, std::size_t passes, const Measure
   encoding.finding = m.buffers.finding.as<std::uint64_t>();
   const kith::cuda::Decoding decoding{
       m.buffers.wire.data(), DType::f32, m.buffers.others.data(), m.count, DType::f32, 0};
-  const double encode_us = time_us(m.setup, passes * bytes + wire, m.stream,
-                                   [&] { check(kith::cuda::encode(kernels, encoding, m.stream), "encode"); });
-  const double decode_us = time_us(m.setup, 2 * bytes + wire, m.stream, [&] {
+  const double encode_us = bench::time_us(m.setup.repetitions, passes * bytes + wire, m.stream,
+                                          [&] { check(kith::cuda::encode(kernels, encoding, m.stream), "encode"); });
+  const double decode_us = bench::time_us(m.setup.repetitions, 2 * bytes + wire, m.stream, [&] {
     check(kith::cuda::decode_add(kernels, 1e-6, decoding, nullptr, m.stream), "decode and accumulate");
   });
   const double copy = gb_per_s(2 * bytes, m.copy_us);
@@ -159,7 +124,7 @@ void run(const Setup& setup) {
   nlohmann::ordered_json results = nlohmann::ordered_json::array();
   for (std::size_t count = std::min<std::size_t>(1024, setup.max_count); count <= setup.max_count; count *= 8) {
     const std::size_t bytes = count * sizeof(float);
-    const double copy_us = time_us(setup, 2 * bytes, stream.get(), [&] {
+    const double copy_us = bench::time_us(setup.repetitions, 2 * bytes, stream.get(), [&] {
       check(
           cudaMemcpyAsync(buffers.others.data(), buffers.values.data(), bytes, cudaMemcpyDeviceToDevice, stream.get()),
           "copy");

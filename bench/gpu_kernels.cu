@@ -30,6 +30,8 @@
 #include <kith/numeric/kernels.hpp>
 #include <kith/view.hpp>
 
+#include "gpu_time.hpp"
+
 namespace {
 
 using kith::DType;
@@ -47,43 +49,6 @@ struct Setup {
   std::size_t repetitions = 5;
   std::string json;
 };
-
-/// An event that knows when it was.
-class Clock {
-public:
-  Clock() { check(cudaEventCreate(&event_), "create an event"); }
-  Clock(const Clock&) = delete;
-  Clock& operator=(const Clock&) = delete;
-  ~Clock() { (void)cudaEventDestroy(event_); }
-  void record(cudaStream_t stream) { check(cudaEventRecord(event_, stream), "record an event"); }
-  [[nodiscard]] double us_since(const Clock& start) const {
-    check(cudaEventSynchronize(event_), "wait for an event");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, start.event_, event_), "tell a time");
-    return 1e3 * static_cast<double>(ms);
-  }
-
-private:
-  cudaEvent_t event_ = nullptr;
-};
-
-/// Median over the repetitions of the mean time of a call, in microseconds, of calls that follow one another.
-template <class F>
-double time_us(const Setup& setup, std::size_t bytes_per_call, cudaStream_t stream, const F& call) {
-  const std::size_t calls = std::clamp<std::size_t>((std::size_t{4} << 30) / bytes_per_call, 5, 200);
-  std::vector<double> means;
-  Clock start;
-  Clock end;
-  for (std::size_t r = 0; r <= setup.repetitions; ++r) {
-    start.record(stream);
-    for (std::size_t i = 0; i < calls; ++i) call();
-    end.record(stream);
-    const double mean = end.us_since(start) / static_cast<double>(calls);
-    if (r > 0) means.push_back(mean);  // the first one warms up
-  }
-  std::nth_element(means.begin(), means.begin() + static_cast<std::ptrdiff_t>(means.size() / 2), means.end());
-  return means[means.size() / 2];
-}
 
 /// The types that CUB's users have.
 template <DType D>
@@ -172,16 +137,16 @@ nlohmann::ordered_json measure(const Setup& setup, std::size_t count, const std:
     sources.push_back({memory[k + 1].data(), 1.0 / (K + 1)});
     formula.weights[k] = static_cast<typename Number<D>::Real>(sources[k].weight);
   }
-  const double average_us = time_us(setup, (K + 2) * bytes, stream, [&] {
+  const double average_us = bench::time_us(setup.repetitions, (K + 2) * bytes, stream, [&] {
     check(kith::cuda::weighted_average(D, values, sources, 1, count, nullptr, stream), "average");
   });
-  const double copy_us = time_us(setup, 2 * bytes, stream, [&] {
+  const double copy_us = bench::time_us(setup.repetitions, 2 * bytes, stream, [&] {
     check(cudaMemcpyAsync(values, memory[1].data(), bytes, cudaMemcpyDeviceToDevice, stream), "copy");
   });
-  const double transform_us = time_us(setup, (K + 2) * bytes, stream, [&] {
+  const double transform_us = bench::time_us(setup.repetitions, (K + 2) * bytes, stream, [&] {
     transform<D>(formula, values, sources, count, stream, std::make_index_sequence<K>{});
   });
-  const double axpy_us = time_us(setup, 3 * K * bytes, stream, [&] {
+  const double axpy_us = bench::time_us(setup.repetitions, 3 * K * bytes, stream, [&] {
     for (const Source& source : sources)
       check(kith::cuda::weighted_average(D, values, {&source, 1}, 1, count, nullptr, stream), "average");
   });
