@@ -28,11 +28,19 @@
 #include <kith/types.hpp>
 #include <kith/view.hpp>
 
-namespace kith::detail {
+namespace kith {
+
+template <Communicator C, Topology T, Exchange E>
+class DecentralizedAverager;
+
+namespace detail {
 
 /// What is behind the calls of an averager: its parts, and how a round is planned, performed and counted.
 template <Communicator C, Topology T, Exchange E>
 class Rounds {
+  // nvcc takes no using-declaration for leave to call what is protected and has a requires-clause.
+  friend class DecentralizedAverager<C, T, E>;
+
 protected:
   using Session = typename E::template Session<C>;
   using Hidden = HiddenRound<C, Session>;
@@ -361,4 +369,5 @@ protected:
   Settled<C> after_;
 };
 
-}  // namespace kith::detail
+}  // namespace detail
+}  // namespace kith
