@@ -147,6 +147,8 @@ ExchangeLine measure_any(Group& group, const SweepOptions& options, const AnyTop
       [&]<class E>(const E& one) -> ExchangeLine {
         if constexpr (std::is_same_v<E, kith::FullPrecision>)
           throw kith::UsageError("full-precision stands beside every other exchange");
+        else if constexpr (std::is_same_v<E, kith::Sharded>)
+          throw kith::UsageError("it encodes nothing; --machines measures it");
         else
           return measure_one(group, options, topology, one, model);
       },
