@@ -16,14 +16,16 @@ TEST_CASE("background: one after another, in the order given, in one other threa
   std::atomic<bool> go{false};
   Background::Task first;
   Background::Task second;
+  Background* used = nullptr;
+  const auto step = [&](int number) {
+    while (!go) std::this_thread::yield();
+    used->settle();  // as an engine does at the start of every call: here there is nothing to wait for
+    order.push_back(number);
+    threads.push_back(std::this_thread::get_id());
+  };
   {
     Background background;
-    const auto step = [&](int number) {
-      while (!go) std::this_thread::yield();
-      background.settle();  // as an engine does at the start of every call: here there is nothing to wait for
-      order.push_back(number);
-      threads.push_back(std::this_thread::get_id());
-    };
+    used = &background;
     background.start(first, [&] { step(1); });
     background.start(second, [&] { step(2); });
     CHECK(!background.is_here());
