@@ -21,6 +21,8 @@
 
 #include "reference.hpp"
 
+namespace averager_test {
+
 using kith::AnyTopology;
 using kith::DType;
 using kith::Rank;
@@ -454,3 +456,5 @@ TEST_CASE("averager: can be moved between rounds") {
   });
   CHECK(wrong == 0);
 }
+
+}  // namespace averager_test

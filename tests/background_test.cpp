@@ -8,6 +8,8 @@
 
 #include <doctest/doctest.h>
 
+namespace background_test {
+
 using kith::detail::Background;
 
 TEST_CASE("background: one after another, in the order given, in one other thread, which may settle") {
@@ -81,3 +83,5 @@ TEST_CASE("background: what is moved or destroyed waits first") {
   }
   CHECK(done);
 }
+
+}  // namespace background_test

@@ -18,6 +18,8 @@
 
 #include <doctest/doctest.h>
 
+namespace codec_test {
+
 using kith::codec_name;
 
 TEST_CASE("codec: full names have every parameter, and doubles to the last bit") {
@@ -92,3 +94,5 @@ TEST_CASE("codec: the shortest text of a number") {
   CHECK(kith::detail::number_to_text(-1e-300) == "-1e-300");
   CHECK(std::stod(kith::detail::number_to_text(0.1 + 0.2)) == 0.1 + 0.2);
 }
+
+}  // namespace codec_test

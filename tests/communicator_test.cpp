@@ -7,6 +7,8 @@
 
 #include <doctest/doctest.h>
 
+namespace communicator_test {
+
 namespace {
 
 // The least that an engine offers: a group of one.
@@ -70,3 +72,5 @@ TEST_CASE("communicator: published objects are found by rank") {
   published[0] = 7;
   CHECK(values[0] == 7);
 }
+
+}  // namespace communicator_test

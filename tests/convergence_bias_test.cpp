@@ -28,6 +28,8 @@
 
 #include "convergence.hpp"
 
+namespace convergence_bias_test {
+
 namespace {
 
 using namespace convergence;
@@ -196,3 +198,5 @@ TEST_CASE("convergence: the bias floor is proportional to the step size") {
   const Models optima = random_models(8, coordinates, seed);
   CHECK(train("complete", optima, 0.1, 150, zeros_like(optima)).consensus_distance < 1e-15);
 }
+
+}  // namespace convergence_bias_test

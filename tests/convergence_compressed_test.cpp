@@ -36,6 +36,8 @@
 
 #include "convergence.hpp"
 
+namespace convergence_compressed_test {
+
 namespace {
 
 using namespace convergence;
@@ -302,3 +304,5 @@ TEST_CASE("compressed: training with noise ends where full precision does, but f
   CHECK(spread_on_quadratic(Difference{Int8Block{}}, true, before) == one);
   CHECK(spread_on_quadratic(Direct{Int4Block{}}, true, after) > 3);
 }
+
+}  // namespace convergence_compressed_test

@@ -20,6 +20,8 @@
 
 #include "convergence.hpp"
 
+namespace convergence_rate_test {
+
 namespace {
 
 using namespace convergence;
@@ -234,3 +236,5 @@ TEST_CASE("convergence: randomised schedules shrink the squared distance by the 
     CHECK(std::abs(mean - one.square) < 5 * standard_error);
   }
 }
+
+}  // namespace convergence_rate_test

@@ -19,6 +19,8 @@
 
 #include "convergence.hpp"
 
+namespace convergence_schedule_test {
+
 namespace {
 
 using namespace convergence;
@@ -213,3 +215,5 @@ TEST_CASE("convergence: averaging in every k-th call mixes as well as in each, w
     }
   }
 }
+
+}  // namespace convergence_schedule_test

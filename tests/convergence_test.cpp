@@ -36,6 +36,8 @@
 
 #include "convergence.hpp"
 
+namespace convergence_test {
+
 namespace {
 
 using namespace convergence;
@@ -309,3 +311,5 @@ TEST_CASE("convergence: consensus_distance() is the spread over n, not n - 1") {
       });
   CHECK(distance * distance / samples == doctest::Approx(measured_spread(models) * 5 / 6).epsilon(1e-12));
 }
+
+}  // namespace convergence_test

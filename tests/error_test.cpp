@@ -7,6 +7,8 @@
 
 #include <doctest/doctest.h>
 
+namespace error_test {
+
 static_assert(std::is_base_of_v<std::runtime_error, kith::Error>);
 static_assert(std::is_base_of_v<kith::Error, kith::UsageError> && std::is_base_of_v<kith::Error, kith::PeerError>);
 static_assert(std::is_base_of_v<kith::Error, kith::BackendError> &&
@@ -34,3 +36,5 @@ TEST_CASE("error: each kind carries what a program needs to react") {
   CHECK(nan.buffer() == 1);
   CHECK(nan.index() == 99);
 }
+
+}  // namespace error_test

@@ -18,6 +18,8 @@
 
 #include <doctest/doctest.h>
 
+namespace stream_test {
+
 namespace {
 
 constexpr std::size_t piece = 256;
@@ -221,3 +223,5 @@ TEST_CASE("stream: engines without one of their own get the whole message at onc
   static_assert(std::is_same_v<kith::detail::Stream<kith::thread::Communicator>,
                                kith::detail::ExchangeStream<kith::thread::Communicator>>);
 }
+
+}  // namespace stream_test

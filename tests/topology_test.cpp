@@ -8,6 +8,8 @@
 
 #include <doctest/doctest.h>
 
+namespace topology_test {
+
 namespace {
 
 // Names its peers in descending rank, to see that plans come in ascending rank.
@@ -125,3 +127,5 @@ TEST_CASE("topology: the full name is the family and what stands after the colon
   CHECK(kith::topology_name(tuned) == "even-only:7");
   CHECK(kith::topology_name(NamedAtRunTime{}) == "chosen:3");
 }
+
+}  // namespace topology_test

@@ -7,6 +7,8 @@
 
 #include <doctest/doctest.h>
 
+namespace view_test {
+
 namespace {
 template <class R>
 concept Viewable = requires(R&& range) {
@@ -57,3 +59,5 @@ TEST_CASE("view: of nothing") {
   CHECK(kith::view(none).bytes() == 0);
   CHECK(kith::BufferView{}.bytes() == 0);
 }
+
+}  // namespace view_test

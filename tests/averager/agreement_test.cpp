@@ -18,6 +18,8 @@
 
 #include <doctest/doctest.h>
 
+namespace averager_agreement_test {
+
 using kith::AnyTopology;
 using kith::AveragerOptions;
 using kith::Rank;
@@ -304,3 +306,5 @@ TEST_CASE("agreement: digests tell contents, lengths and order apart") {
   CHECK(digest({std::string(8, '\0')}) != digest({std::string(9, '\0')}));
   CHECK(digest({""}) != digest({}));
 }
+
+}  // namespace averager_agreement_test

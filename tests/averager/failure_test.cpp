@@ -21,6 +21,8 @@
 
 #include "../reference.hpp"
 
+namespace averager_failure_test {
+
 using kith::AnyTopology;
 using kith::DType;
 using kith::PeerError;
@@ -281,3 +283,5 @@ TEST_CASE("failure: at random points, every model is that of a whole number of r
     REQUIRE(survivors == 2 * (size - 1));
   }
 }
+
+}  // namespace averager_failure_test

@@ -25,6 +25,8 @@
 
 #include "../reference.hpp"
 
+namespace averager_hidden_test {
+
 using kith::DType;
 using kith::PeerError;
 using kith::Rank;
@@ -358,3 +360,5 @@ TEST_CASE("hidden: an averager can end, and a rank be unwound, with a round in f
   });
   CHECK(ended == 2);
 }
+
+}  // namespace averager_hidden_test

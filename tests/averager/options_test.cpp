@@ -21,6 +21,8 @@
 
 #include "../reference.hpp"
 
+namespace averager_options_test {
+
 using kith::AnyTopology;
 using kith::AveragerOptions;
 using kith::DType;
@@ -259,3 +261,5 @@ TEST_CASE("options: metrics know who waited") {
     if (communicator.rank() == 1) CHECK(averager.metrics().seconds_waiting - before < 0.04);
   });
 }
+
+}  // namespace averager_options_test

@@ -20,6 +20,8 @@
 
 #include "../reference.hpp"
 
+namespace averager_state_test {
+
 using kith::AnyTopology;
 using kith::DType;
 using kith::Rank;
@@ -237,3 +239,5 @@ TEST_CASE("state: places that do not fit are refused, and the old ones stay in f
     CHECK(a == std::vector<float>(10, 0.5F));
   });
 }
+
+}  // namespace averager_state_test

@@ -11,6 +11,8 @@
 
 #include "checks.hpp"
 
+namespace codec_cast_test {
+
 using kith::bfloat16;
 using kith::DType;
 using kith::float16;
@@ -117,3 +119,5 @@ TEST_CASE("cast: bytes that are not finite numbers are refused") {
     }
   }
 }
+
+}  // namespace codec_cast_test

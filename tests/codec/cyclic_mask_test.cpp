@@ -11,6 +11,8 @@
 
 #include "masks.hpp"
 
+namespace codec_cyclic_mask_test {
+
 using kith::CyclicMask;
 using kith::DType;
 namespace checks = codec_checks;
@@ -61,3 +63,5 @@ TEST_CASE("cyclic-mask: the elements of a round are spread, not every k-th, and 
   for (const std::size_t i : first) ++phases[i % 10];
   CHECK(*std::min_element(phases.begin(), phases.end()) > 0);
 }
+
+}  // namespace codec_cyclic_mask_test

@@ -13,6 +13,8 @@
 
 #include "checks.hpp"
 
+namespace codec_int4_block_test {
+
 using kith::DType;
 using kith::Int4Block;
 namespace checks = codec_checks;
@@ -108,3 +110,5 @@ TEST_CASE("int4-block: impossible bytes are refused") {
     }
   }
 }
+
+}  // namespace codec_int4_block_test

@@ -12,6 +12,8 @@
 
 #include "checks.hpp"
 
+namespace codec_int8_block_test {
+
 using kith::DType;
 using kith::Int8Block;
 namespace checks = codec_checks;
@@ -109,3 +111,5 @@ TEST_CASE("int8-block: impossible bytes are refused") {
     }
   }
 }
+
+}  // namespace codec_int8_block_test

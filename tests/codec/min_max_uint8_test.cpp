@@ -13,6 +13,8 @@
 
 #include "checks.hpp"
 
+namespace codec_min_max_uint8_test {
+
 using kith::DType;
 using kith::MinMaxUInt8;
 namespace checks = codec_checks;
@@ -235,3 +237,5 @@ TEST_CASE("min-max-uint8: impossible bytes are refused") {
     }
   }
 }
+
+}  // namespace codec_min_max_uint8_test

@@ -14,6 +14,8 @@
 
 #include "checks.hpp"
 
+namespace codec_qsgd_test {
+
 using kith::DType;
 using kith::QSGD;
 namespace checks = codec_checks;
@@ -144,3 +146,5 @@ TEST_CASE("qsgd: impossible bytes are refused") {
     }
   }
 }
+
+}  // namespace codec_qsgd_test

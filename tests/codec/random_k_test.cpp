@@ -11,6 +11,8 @@
 
 #include "masks.hpp"
 
+namespace codec_random_k_test {
+
 using kith::DType;
 using kith::RandomK;
 namespace checks = codec_checks;
@@ -55,3 +57,5 @@ TEST_CASE("random-k: another round or seed keeps others, and round and seed are 
       all.insert(checks::indices(RandomK{.fraction = 0.1, .seed = seed}, 1000, round));
   CHECK(all.size() == 64);
 }
+
+}  // namespace codec_random_k_test

@@ -12,6 +12,8 @@
 
 #include "checks.hpp"
 
+namespace codec_sign_mean_test {
+
 using kith::DType;
 using kith::SignMean;
 namespace checks = codec_checks;
@@ -101,3 +103,5 @@ TEST_CASE("sign-mean: impossible bytes are refused") {
   std::memcpy(wire.data(), &large, 4);
   checks::check_refused(SignMean{}, wire, DType::f16, 8);
 }
+
+}  // namespace codec_sign_mean_test

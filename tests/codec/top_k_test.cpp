@@ -14,6 +14,8 @@
 
 #include "checks.hpp"
 
+namespace codec_top_k_test {
+
 using kith::DType;
 using kith::TopK;
 namespace checks = codec_checks;
@@ -108,3 +110,5 @@ TEST_CASE("top-k: impossible bytes are refused") {
     }
   }
 }
+
+}  // namespace codec_top_k_test

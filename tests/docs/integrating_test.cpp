@@ -18,6 +18,8 @@
 #include <kith/types.hpp>
 #include <kith/view.hpp>
 
+namespace docs_integrating_test {
+
 namespace {
 
 using kith::Rank;
@@ -194,3 +196,5 @@ TEST_CASE("integrating: the mean of the workers' running variances is not the va
   CHECK(merged[0] * merged[0] == 1);
   CHECK(merged_variance[0] == 1.25F);
 }
+
+}  // namespace docs_integrating_test

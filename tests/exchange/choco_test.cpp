@@ -21,6 +21,8 @@
 
 #include "encoded.hpp"
 
+namespace exchange_choco_test {
+
 using namespace encoded;
 
 namespace {
@@ -198,3 +200,5 @@ TEST_CASE("choco: memory is a replica for each edge, or for each rank that is he
   const auto alternating = staging(kith::parse_topology("cycle:[ring,ring]"), 8);  // the same edges, and both ends
   CHECK(alternating - ring == 4032 + 1000 + 4 * 4);  // 2 + 2 replicas; and a message for each target
 }
+
+}  // namespace exchange_choco_test

@@ -17,6 +17,8 @@
 
 #include "encoded.hpp"
 
+namespace exchange_difference_test {
+
 using namespace encoded;
 
 namespace {
@@ -236,3 +238,5 @@ TEST_CASE("difference: a schedule that changes is refused with the reason") {
   check_all_say(refusals(4, kith::parse_topology("random-matching:1"), exchange), "the exchange direct");
   CHECK(refusals(4, kith::StaticExponential{}, exchange) == std::vector<std::string>(8));
 }
+
+}  // namespace exchange_difference_test

@@ -17,6 +17,8 @@
 
 #include "encoded.hpp"
 
+namespace exchange_direct_test {
+
 using namespace encoded;
 
 namespace {
@@ -99,3 +101,5 @@ TEST_CASE("direct: impossible parameters are refused") {
   check_all_say(refusals(3, kith::Ring{}, kith::Direct{kith::Int8Block{.block = 0}}), "a block of 0 elements");
   check_all_say(refusals(3, kith::Ring{}, kith::Direct{kith::TopK{.fraction = 1.5}}), "a fraction of 1.5");
 }
+
+}  // namespace exchange_direct_test

@@ -23,6 +23,8 @@
 
 #include "encoded.hpp"
 
+namespace exchange_encoded_stream_test {
+
 using namespace encoded;
 
 namespace {
@@ -241,3 +243,5 @@ TEST_CASE("encoded stream: what fails in the middle of a message changes nothing
   check(kith::Choco{Damaged{}}, false);
   CHECK(wrong == 0);
 }
+
+}  // namespace exchange_encoded_stream_test

@@ -22,6 +22,8 @@
 
 #include "encoded.hpp"
 
+namespace exchange_encoded_test {
+
 using namespace encoded;
 
 namespace {
@@ -291,3 +293,5 @@ TEST_CASE("encoded: ranks with other parameters are refused on every rank, namin
   CHECK(exchange_name(kith::Choco{Int8Block{.block = 128}, 0.5}) == "choco:int8-block:128,gamma=0.5");
   CHECK(exchange_name(kith::FullPrecision{}) == "full-precision");
 }
+
+}  // namespace exchange_encoded_test

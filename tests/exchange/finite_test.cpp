@@ -17,6 +17,8 @@
 
 #include "../reference.hpp"
 
+namespace exchange_finite_test {
+
 using kith::AnyTopology;
 using kith::DType;
 using kith::NonFiniteError;
@@ -188,3 +190,5 @@ TEST_CASE("finite: unless asked for, NaN and Inf are averaged like any other val
     CHECK(std::isfinite(model[0]));
   });
 }
+
+}  // namespace exchange_finite_test

@@ -16,6 +16,8 @@
 
 #include "../reference.hpp"
 
+namespace exchange_full_precision_test {
+
 using kith::AnyTopology;
 using kith::DType;
 using kith::Rank;
@@ -132,3 +134,5 @@ TEST_CASE("full precision: a message is as large as the buffer") {
   CHECK(kith::FullPrecision::wire_bytes(3, DType::bf16) == 6);
   CHECK(kith::FullPrecision::wire_bytes(0, DType::f64) == 0);
 }
+
+}  // namespace exchange_full_precision_test

@@ -17,6 +17,8 @@
 
 #include "../reference.hpp"
 
+namespace exchange_global_mean_test {
+
 using kith::DType;
 using kith::Rank;
 using kith::UsageError;
@@ -205,3 +207,5 @@ TEST_CASE("global mean: the consensus distance of numbers that can be checked by
     CHECK(averager.consensus_distance() == 0);
   });
 }
+
+}  // namespace exchange_global_mean_test

@@ -12,6 +12,8 @@
 
 #include "../reference.hpp"
 
+namespace exchange_layout_test {
+
 using kith::BufferView;
 using kith::DType;
 using kith::detail::Layout;
@@ -113,3 +115,5 @@ TEST_CASE("layout: packing and unpacking move every buffer's bits") {
     }
   CHECK(wrong == 0);
 }
+
+}  // namespace exchange_layout_test

@@ -14,6 +14,8 @@
 
 #include "encoded.hpp"
 
+namespace exchange_masked_mean_test {
+
 using namespace encoded;
 
 namespace {
@@ -109,3 +111,5 @@ TEST_CASE("masked mean: a value that is not finite is seen when its turn comes")
 TEST_CASE("masked mean: impossible parameters are refused") {
   check_all_say(refusals(2, kith::Ring{}, kith::MaskedMean{kith::CyclicMask{.fraction = 0}}), "a fraction of 0");
 }
+
+}  // namespace exchange_masked_mean_test

@@ -12,6 +12,8 @@
 
 #include <doctest/doctest.h>
 
+namespace exchange_period_test {
+
 using kith::Rank;
 using kith::Round;
 
@@ -69,3 +71,5 @@ struct Endless : kith::Ring {
 TEST_CASE("period: one that is too long to look at is refused") {
   CHECK_THROWS_AS((void)kith::detail::plan_period(Endless{}, 0, 4), kith::UsageError);
 }
+
+}  // namespace exchange_period_test

@@ -16,6 +16,8 @@
 
 #include "encoded.hpp"
 
+namespace exchange_replicas_test {
+
 using namespace encoded;
 
 namespace {
@@ -186,3 +188,5 @@ TEST_CASE("replicas: a difference, and the sum of its squares") {
   CHECK(squares == doctest::Approx(1 + expected));
   for (std::size_t i = 0; i < values.size(); ++i) REQUIRE(target[i] == values[i] - replica[i]);
 }
+
+}  // namespace exchange_replicas_test

@@ -12,6 +12,8 @@
 
 #include "../reference.hpp"
 
+namespace exchange_rows_test {
+
 using kith::DType;
 using kith::detail::Rows;
 using kith::detail::Weighted;
@@ -102,3 +104,5 @@ TEST_CASE("rows: each dtype is computed in its own type") {
     });
   CHECK(calls == 4);
 }
+
+}  // namespace exchange_rows_test

@@ -22,6 +22,8 @@
 
 #include "../reference.hpp"
 
+namespace exchange_sharded_test {
+
 using kith::AnyTopology;
 using kith::DType;
 using kith::Rank;
@@ -365,3 +367,5 @@ TEST_CASE("ZeRO-1: averaging shards among the ranks that own them is averaging t
   });
   CHECK(wrong == 0);
 }
+
+}  // namespace exchange_sharded_test

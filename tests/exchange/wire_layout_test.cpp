@@ -10,6 +10,8 @@
 
 #include <doctest/doctest.h>
 
+namespace exchange_wire_layout_test {
+
 using kith::detail::Segment;
 using kith::detail::WireLayout;
 
@@ -79,3 +81,5 @@ TEST_CASE("wire layout: segments are whole blocks, and follow each other without
   check(kith::MinMaxUInt8{.chunk = 33}, 8184, 3 + 1 + 2 + 1);
   check(kith::MinMaxUInt8{}, 0, 4);
 }
+
+}  // namespace exchange_wire_layout_test

@@ -20,6 +20,8 @@
 
 #include "../reference.hpp"
 
+namespace mpi_averager_test {
+
 using kith::AnyTopology;
 using kith::DType;
 using kith::Rank;
@@ -334,3 +336,5 @@ TEST_CASE("mpi averager: ranks that have too little shared memory agree to send 
   for (const float value : memory) wrong += static_cast<double>(value) != expected[r].get(0, 0);
   CHECK(wrong == 0);
 }
+
+}  // namespace mpi_averager_test

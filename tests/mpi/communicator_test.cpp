@@ -16,6 +16,8 @@
 
 #include <doctest/doctest.h>
 
+namespace mpi_communicator_test {
+
 using kith::PeerError;
 using kith::Rank;
 using kith::Seconds;
@@ -200,3 +202,5 @@ TEST_CASE("mpi communicator: a rank that is unwound by an exception is missed at
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds{30});
   MPI_Barrier(MPI_COMM_WORLD);
 }
+
+}  // namespace mpi_communicator_test

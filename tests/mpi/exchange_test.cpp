@@ -27,6 +27,8 @@
 
 #include "../reference.hpp"
 
+namespace mpi_exchange_test {
+
 using kith::DType;
 using kith::Rank;
 using kith::mpi::Communicator;
@@ -163,3 +165,5 @@ TEST_CASE("mpi exchange: a message that cannot be decoded is a breach of protoco
     CHECK(averager.state() == state);
   }
 }
+
+}  // namespace mpi_exchange_test

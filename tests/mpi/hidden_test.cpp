@@ -14,6 +14,8 @@
 
 #include <doctest/doctest.h>
 
+namespace mpi_hidden_test {
+
 using kith::Rank;
 using kith::Round;
 using kith::mpi::Communicator;
@@ -112,3 +114,5 @@ TEST_CASE("mpi hidden: replicas go on with hidden rounds, also while another ave
     CHECK(a.metrics().replica_distance == b.metrics().replica_distance);
   }
 }
+
+}  // namespace mpi_hidden_test

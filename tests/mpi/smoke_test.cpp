@@ -8,6 +8,8 @@
 
 #include <doctest/doctest.h>
 
+namespace mpi_smoke_test {
+
 TEST_CASE("mpi: one-peer exponential comes to the mean of all ranks, exactly if their number is a power of two") {
   kith::mpi::Communicator communicator{MPI_COMM_WORLD};
   const kith::Rank size = communicator.size();
@@ -24,3 +26,5 @@ TEST_CASE("mpi: one-peer exponential comes to the mean of all ranks, exactly if 
       CHECK(weight == doctest::Approx(mean));
   }
 }
+
+}  // namespace mpi_smoke_test

@@ -17,6 +17,8 @@
 #include "../gpu_emulator/emulator.hpp"
 #include "gpu_ranks.hpp"
 
+namespace nccl_averager_test {
+
 using gpu_ranks::DeviceModel;
 using gpu_ranks::expect;
 using gpu_ranks::Stream;
@@ -397,3 +399,5 @@ TEST_CASE("nccl averager: what ranks were given is compared before anything is a
     expect(text.find("not in the memory of a GPU") != std::string::npos, "host memory is refused everywhere: " + text);
   });
 }
+
+}  // namespace nccl_averager_test

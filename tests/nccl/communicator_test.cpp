@@ -20,6 +20,8 @@
 
 #include "gpu_ranks.hpp"
 
+namespace nccl_communicator_test {
+
 using gpu_ranks::expect;
 using kith::Rank;
 using kith::Seconds;
@@ -183,3 +185,5 @@ TEST_CASE("nccl communicator: an id can be shared through a communicator of anot
     });
   });
 }
+
+}  // namespace nccl_communicator_test

@@ -17,6 +17,8 @@
 #include "../gpu_emulator/emulator.hpp"
 #include "gpu_ranks.hpp"
 
+namespace nccl_encoded_test {
+
 using gpu_ranks::DeviceModel;
 using gpu_ranks::expect;
 using gpu_ranks::Stream;
@@ -345,3 +347,5 @@ TEST_CASE("nccl encoded: what kernels cannot do is refused on every rank") {
     expect(text.find("multiple of 8") != std::string::npos, "blocks of 12 are refused: " + text);
   });
 }
+
+}  // namespace nccl_encoded_test

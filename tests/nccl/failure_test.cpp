@@ -20,6 +20,8 @@
 #include "../gpu_emulator/emulator.hpp"
 #include "gpu_ranks.hpp"
 
+namespace nccl_failure_test {
+
 using gpu_ranks::DeviceModel;
 using gpu_ranks::expect;
 using gpu_ranks::Stream;
@@ -286,3 +288,5 @@ TEST_CASE("nccl failures: first contacts that do not come end at the deadline to
   });
   gpu_ranks::forget_findings();
 }
+
+}  // namespace nccl_failure_test

@@ -14,6 +14,8 @@
 #include "../gpu_emulator/emulator.hpp"
 #include "gpu_ranks.hpp"
 
+namespace nccl_hidden_test {
+
 using gpu_ranks::DeviceModel;
 using gpu_ranks::expect;
 using gpu_ranks::Stream;
@@ -198,3 +200,5 @@ TEST_CASE("nccl hidden: a NaN in the snapshot changes nothing where it would hav
     averager.synchronize();
   });
 }
+
+}  // namespace nccl_hidden_test

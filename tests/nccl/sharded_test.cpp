@@ -12,6 +12,8 @@
 
 #include "gpu_ranks.hpp"
 
+namespace nccl_sharded_test {
+
 using gpu_ranks::DeviceModel;
 using gpu_ranks::expect;
 using gpu_ranks::Stream;
@@ -116,3 +118,5 @@ TEST_CASE("nccl sharded: 16-bit buffers are refused") {
     expect(refusal.find("f32 and f64") != std::string::npos, "and the message says what would do: " + refusal);
   });
 }
+
+}  // namespace nccl_sharded_test

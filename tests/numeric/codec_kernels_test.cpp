@@ -14,6 +14,8 @@
 
 #include <doctest/doctest.h>
 
+namespace numeric_codec_kernels_test {
+
 namespace {
 
 using kith::detail::BlockScale;
@@ -289,3 +291,5 @@ TEST_CASE("codec kernels: every variant finds a code below the least one, wherev
     }
   }
 }
+
+}  // namespace numeric_codec_kernels_test

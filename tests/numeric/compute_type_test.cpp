@@ -5,6 +5,8 @@
 
 #include <doctest/doctest.h>
 
+namespace numeric_compute_type_test {
+
 using kith::DType;
 
 TEST_CASE("compute type: f64 is computed in f64, all others in f32") {
@@ -16,3 +18,5 @@ TEST_CASE("compute type: f64 is computed in f64, all others in f32") {
     CHECK(called_with == expected);
   }
 }
+
+}  // namespace numeric_compute_type_test

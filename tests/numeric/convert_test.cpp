@@ -11,6 +11,8 @@
 
 #include <doctest/doctest.h>
 
+namespace numeric_convert_test {
+
 namespace {
 
 /// A 16-bit format, seen as what it means: the magnitudes with bits 0, 1, 2, ... in ascending order, ending with the
@@ -152,3 +154,5 @@ TEST_CASE("convert: published values") {
   static_assert(kith::to_bfloat16(1.0F / 3.0F).bits == 0x3eab);
   CHECK(kith::to_float(kith::bfloat16{0x7f7f}) == doctest::Approx(3.38953139e38));
 }
+
+}  // namespace numeric_convert_test

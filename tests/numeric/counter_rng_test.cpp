@@ -7,6 +7,8 @@
 
 #include <kith/numeric/counter_rng.hpp>
 
+namespace numeric_counter_rng_test {
+
 namespace {
 
 using Words = std::array<std::uint32_t, 4>;
@@ -81,3 +83,5 @@ TEST_CASE("counter_rng: uniform() has the mean 1/2 and the variance 1/12") {
   CHECK(std::abs(total / draws - 0.5) < 4 * std::sqrt(1.0 / 12 / draws));
   CHECK(std::abs(squares / draws - 1.0 / 12) < 4 * std::sqrt(1.0 / 180 / draws));  // of (x - 1/2)^2: 1/80 - 1/144
 }
+
+}  // namespace numeric_counter_rng_test

@@ -16,6 +16,8 @@
 
 #include <doctest/doctest.h>
 
+namespace numeric_kernels_test {
+
 namespace {
 
 using kith::DType;
@@ -571,3 +573,5 @@ TEST_CASE("kernels: squared_distance gives the same bits in every variant") {
     CHECK(variant.distance(static_cast<const float*>(nullptr), nullptr, 0) == 0.0);
   }
 }
+
+}  // namespace numeric_kernels_test

@@ -17,6 +17,8 @@
 
 #include <doctest/doctest.h>
 
+namespace testing_conformance_test {
+
 using kith::Call;
 using kith::Incoming;
 using kith::Outgoing;
@@ -264,3 +266,5 @@ TEST_CASE("conformance: calls that differ and are not told apart are caught") {
   CHECK(protocol_failures(Fault::says_lost, CallPart::sequence) > 0);
   CHECK(protocol_failures(Fault::recovers, CallPart::sequence) > 0);
 }
+
+}  // namespace testing_conformance_test

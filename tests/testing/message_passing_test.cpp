@@ -13,6 +13,8 @@
 
 #include <doctest/doctest.h>
 
+namespace testing_message_passing_test {
+
 using Messages = kith::testing::MessagePassing<kith::thread::Communicator>;
 
 static_assert(kith::Communicator<Messages> && !kith::SharedAddressSpace<Messages>);
@@ -71,3 +73,5 @@ TEST_CASE("message passing: the averager takes the path of messages") {
     CHECK((averager.staging_bytes() >= 2 * bytes) == !shared);
   });
 }
+
+}  // namespace testing_message_passing_test

@@ -14,6 +14,8 @@
 #include <kith/topology/ring.hpp>
 #include <kith/topology/torus.hpp>
 
+namespace testing_topology_checks_test {
+
 namespace {
 
 using kith::Neighborhood;
@@ -223,3 +225,5 @@ TEST_CASE("topology checks: names are in kebab case") {
 }
 
 }  // namespace
+
+}  // namespace testing_topology_checks_test

@@ -17,6 +17,8 @@
 
 #include <doctest/doctest.h>
 
+namespace thread_communicator_test {
+
 using kith::PeerError;
 using kith::Rank;
 using kith::thread::Communicator;
@@ -199,3 +201,5 @@ TEST_CASE("thread communicator: shared work is done once, by ranks that see each
     CHECK(epilogues == 50);
   }
 }
+
+}  // namespace thread_communicator_test

@@ -7,6 +7,8 @@
 
 #include <doctest/doctest.h>
 
+namespace thread_parking_test {
+
 using kith::thread::detail::Parking;
 using namespace std::chrono_literals;
 
@@ -68,3 +70,5 @@ TEST_CASE("parking: no wake-up is lost") {
     CHECK(turn == turns);
   }
 }
+
+}  // namespace thread_parking_test

@@ -15,6 +15,8 @@
 
 #include <doctest/doctest.h>
 
+namespace thread_run_test {
+
 using kith::PeerError;
 using kith::Rank;
 using kith::thread::Communicator;
@@ -154,3 +156,5 @@ TEST_CASE("run: failures at random points") {
     REQUIRE(wrong == 0);
   }
 }
+
+}  // namespace thread_run_test

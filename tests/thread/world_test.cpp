@@ -14,6 +14,8 @@
 
 #include <doctest/doctest.h>
 
+namespace thread_world_test {
+
 using kith::PeerError;
 using kith::thread::Communicator;
 using kith::thread::World;
@@ -182,3 +184,5 @@ TEST_CASE("world: a failed meeting has failed for every rank, however narrowly t
     REQUIRE(all_or_none);
   }
 }
+
+}  // namespace thread_world_test

@@ -20,6 +20,8 @@
 
 #include "dense.hpp"
 
+namespace topology_analysis_test {
+
 namespace {
 
 using kith::Rank;
@@ -425,3 +427,5 @@ TEST_CASE("analysis: what the library's topologies report is what is measured") 
 }
 
 }  // namespace
+
+}  // namespace topology_analysis_test

@@ -10,6 +10,8 @@
 #include <kith/topology/any.hpp>
 #include <kith/topology/cycle.hpp>
 
+namespace topology_any_test {
+
 namespace {
 
 using kith::AnyTopology;
@@ -169,3 +171,5 @@ TEST_CASE("any: wrong parameters are refused in words that help") {
 }
 
 }  // namespace
+
+}  // namespace topology_any_test

@@ -14,6 +14,8 @@
 
 #include <kith/topology/base_graph.hpp>
 
+namespace topology_base_graph_test {
+
 using kith::BaseGraph;
 using kith::Rank;
 using kith::Round;
@@ -377,3 +379,5 @@ TEST_CASE("base-graph: parameters and back, and a degree of at least 1") {
   CHECK(dense::mentions(dense::refusal(BaseGraph{-3}, 4), "base-graph:-3"));
   CHECK(dense::refusal(BaseGraph{0}, 1).empty());
 }
+
+}  // namespace topology_base_graph_test

@@ -3,6 +3,8 @@
 
 #include <kith/topology/complete.hpp>
 
+namespace topology_complete_test {
+
 TEST_CASE("complete: every size, every rank") { dense::check_family(kith::Complete{}); }
 
 TEST_CASE("complete: W is J, so one round is the exact mean") {
@@ -15,3 +17,5 @@ TEST_CASE("complete: W is J, so one round is the exact mean") {
   CHECK(report.exact_after == 1);
   CHECK(report.exact_after_any_phase == 1);
 }
+
+}  // namespace topology_complete_test

@@ -9,6 +9,8 @@
 #include <kith/topology/one_peer_exponential.hpp>
 #include <kith/topology/star.hpp>
 
+namespace topology_custom_test {
+
 using kith::Custom;
 using kith::Rank;
 using kith::Round;
@@ -130,3 +132,5 @@ TEST_CASE("custom: the digest tells schedules apart, however they were made") {
   CHECK(Custom::from_matrices(2, {swap, stay}).parameters() != Custom::from_matrices(2, {stay, swap}).parameters());
   CHECK(Custom::from_matrices(2, {swap, stay}).parameters() != Custom::from_matrix(2, swap).parameters());
 }
+
+}  // namespace topology_custom_test

@@ -12,6 +12,8 @@
 #include <kith/topology/shift_one.hpp>
 #include <kith/topology/torus.hpp>
 
+namespace topology_cycle_test {
+
 using kith::Cycle;
 using kith::Rank;
 using kith::Round;
@@ -70,3 +72,5 @@ TEST_CASE("cycle: a member that is made for one size") {
   CHECK(dense::same(dense::plan(cycle, 3, 4), dense::plan(path, 3, 0)));
   CHECK(dense::mentions(dense::refusal(cycle, 4), "3 ranks, not 4"));
 }
+
+}  // namespace topology_cycle_test

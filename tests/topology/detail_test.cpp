@@ -7,6 +7,8 @@
 
 #include <kith/topology/detail.hpp>
 
+namespace topology_detail_test {
+
 using kith::Rank;
 namespace detail = kith::detail;
 
@@ -60,3 +62,5 @@ TEST_CASE("topology detail: a number is all of the text") {
     CHECK(number == 17);
   }
 }
+
+}  // namespace topology_detail_test

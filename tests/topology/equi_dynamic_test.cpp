@@ -6,6 +6,8 @@
 
 #include <kith/topology/equi_dynamic.hpp>
 
+namespace topology_equi_dynamic_test {
+
 using kith::EquiDynamic;
 using kith::Rank;
 using kith::Round;
@@ -95,3 +97,5 @@ TEST_CASE("equi-dynamic: parameters and back") {
     CHECK_THROWS_WITH_AS((void)EquiDynamic::from_parameters(wrong), doctest::Contains("equi-dynamic:7"),
                          kith::UsageError);
 }
+
+}  // namespace topology_equi_dynamic_test

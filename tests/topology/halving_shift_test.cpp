@@ -3,6 +3,8 @@
 
 #include <kith/topology/halving_shift.hpp>
 
+namespace topology_halving_shift_test {
+
 using kith::HalvingShift;
 using kith::Rank;
 using kith::Round;
@@ -35,3 +37,5 @@ TEST_CASE("halving-shift: all but powers of two are refused") {
   CHECK(dense::mentions(dense::refusal(HalvingShift{}, 10), "halving-shift"));
   CHECK_FALSE(dense::refusal(HalvingShift{}, 7).empty());
 }
+
+}  // namespace topology_halving_shift_test

@@ -12,6 +12,8 @@
 
 #include "dense.hpp"
 
+namespace topology_hierarchical_test {
+
 using kith::Hierarchical;
 using kith::Rank;
 using kith::Round;
@@ -166,3 +168,5 @@ TEST_CASE("hierarchical: its name, which leads back to it") {
   CHECK(Hierarchical{a, kith::Ring{}}.parameters() != Hierarchical{c, kith::Ring{}}.parameters());
   CHECK(Hierarchical{a, kith::Ring{}}.parameters() != Hierarchical{2, kith::Ring{}}.parameters());
 }
+
+}  // namespace topology_hierarchical_test

@@ -5,6 +5,8 @@
 
 #include <kith/topology/hyper_cuboid.hpp>
 
+namespace topology_hyper_cuboid_test {
+
 using kith::HyperCuboid;
 using kith::Rank;
 using kith::Round;
@@ -54,3 +56,5 @@ TEST_CASE("hyper-cuboid: exact after one round for each prime factor, from any p
   CHECK(HyperCuboid::report(997).max_degree == 996);  // a prime size is the complete graph
   CHECK(HyperCuboid::report(997).exact_after == 1);
 }
+
+}  // namespace topology_hyper_cuboid_test

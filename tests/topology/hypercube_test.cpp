@@ -5,6 +5,8 @@
 
 #include <kith/topology/hypercube.hpp>
 
+namespace topology_hypercube_test {
+
 TEST_CASE("hypercube: every size, every rank") { dense::check_family(kith::Hypercube{}, 32); }
 
 TEST_CASE("hypercube: ranks one bit apart share an edge of 1/(tau + 1)") {
@@ -31,3 +33,5 @@ TEST_CASE("hypercube: other sizes are refused with sizes and topologies that wor
   for (kith::Rank size = 1; size <= 64; ++size)
     CHECK(dense::refusal(kith::Hypercube{}, size).empty() == std::has_single_bit(static_cast<unsigned>(size)));
 }
+
+}  // namespace topology_hypercube_test

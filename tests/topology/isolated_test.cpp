@@ -3,6 +3,8 @@
 
 #include <kith/topology/isolated.hpp>
 
+namespace topology_isolated_test {
+
 TEST_CASE("isolated: every size, every rank") { dense::check_family(kith::Isolated{}); }
 
 TEST_CASE("isolated: W is the identity, which never mixes") {
@@ -16,3 +18,5 @@ TEST_CASE("isolated: W is the identity, which never mixes") {
   CHECK_FALSE(report.exact_after_any_phase);
   CHECK(kith::Isolated::report(1).exact_after == 0);
 }
+
+}  // namespace topology_isolated_test

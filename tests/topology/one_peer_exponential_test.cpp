@@ -7,6 +7,8 @@
 
 #include <kith/topology/one_peer_exponential.hpp>
 
+namespace topology_one_peer_exponential_test {
+
 using kith::OnePeerExponential;
 using kith::Rank;
 using kith::Round;
@@ -81,3 +83,5 @@ TEST_CASE("one-peer-exponential: the contraction is the product of the rounds' e
     CHECK(std::abs(report.contraction - norm_after(size, report.period)) < 1e-12);
   }
 }
+
+}  // namespace topology_one_peer_exponential_test

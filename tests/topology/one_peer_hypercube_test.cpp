@@ -3,6 +3,8 @@
 
 #include <kith/topology/one_peer_hypercube.hpp>
 
+namespace topology_one_peer_hypercube_test {
+
 TEST_CASE("one-peer-hypercube: every size, every rank") { dense::check_family(kith::OnePeerHypercube{}); }
 
 TEST_CASE("one-peer-hypercube: the peer of round t differs in bit t mod tau") {
@@ -30,3 +32,5 @@ TEST_CASE("one-peer-hypercube: exact after tau rounds from any phase, for powers
   CHECK(dense::mentions(dense::refusal(kith::OnePeerHypercube{}, 12), "8 or 16"));
   CHECK(dense::mentions(dense::refusal(kith::OnePeerHypercube{}, 12), "one-peer-hypercube"));
 }
+
+}  // namespace topology_one_peer_hypercube_test

@@ -8,6 +8,8 @@
 
 #include <kith/topology/random_matching.hpp>
 
+namespace topology_random_matching_test {
+
 using kith::RandomMatching;
 using kith::Rank;
 using kith::Round;
@@ -181,3 +183,5 @@ TEST_CASE("random-matching: parameters and back") {
     CHECK_THROWS_WITH_AS((void)RandomMatching::from_parameters(wrong), doctest::Contains("random-matching:7"),
                          kith::UsageError);
 }
+
+}  // namespace topology_random_matching_test

@@ -6,6 +6,8 @@
 
 #include <kith/topology/ring.hpp>
 
+namespace topology_ring_test {
+
 TEST_CASE("ring: every size, every rank") { dense::check_family(kith::Ring{}, 40); }
 
 TEST_CASE("ring: W is (I + S + S^T) / 3, and halves for two ranks") {
@@ -39,3 +41,5 @@ TEST_CASE("ring: two and three ranks hold the mean after one round, more never d
   CHECK(kith::Ring::report(3).exact_after_any_phase == 1);
   CHECK_FALSE(kith::Ring::report(4).exact_after);
 }
+
+}  // namespace topology_ring_test

@@ -6,6 +6,8 @@
 
 #include <kith/topology/shift_one.hpp>
 
+namespace topology_shift_one_test {
+
 using kith::Rank;
 using kith::Round;
 using kith::ShiftOne;
@@ -61,3 +63,5 @@ TEST_CASE("shift-one: odd sizes are refused") {
   CHECK(dense::mentions(words, "random-matching"));
   for (Rank size = 2; size <= 64; ++size) CHECK(dense::refusal(ShiftOne{}, size).empty() == (size % 2 == 0));
 }
+
+}  // namespace topology_shift_one_test

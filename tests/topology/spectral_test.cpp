@@ -9,6 +9,8 @@
 
 #include <kith/topology/spectral.hpp>
 
+namespace topology_spectral_test {
+
 namespace {
 
 using kith::Rank;
@@ -171,3 +173,5 @@ TEST_CASE("spectral: the norm of a circulant, in full and cut short") {
 }
 
 }  // namespace
+
+}  // namespace topology_spectral_test

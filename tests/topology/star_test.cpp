@@ -3,6 +3,8 @@
 
 #include <kith/topology/star.hpp>
 
+namespace topology_star_test {
+
 TEST_CASE("star: every size, every rank") { dense::check_family(kith::Star{}); }
 
 TEST_CASE("star: every edge weighs 1/n and the gap is 1/n") {
@@ -21,3 +23,5 @@ TEST_CASE("star: two ranks hold the mean after one round, more never do") {
   CHECK(kith::Star::report(2).exact_after == 1);
   CHECK_FALSE(kith::Star::report(3).exact_after);
 }
+
+}  // namespace topology_star_test

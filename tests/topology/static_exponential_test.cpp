@@ -8,6 +8,8 @@
 
 #include <kith/topology/static_exponential.hpp>
 
+namespace topology_static_exponential_test {
+
 using kith::Rank;
 using kith::StaticExponential;
 
@@ -53,3 +55,5 @@ TEST_CASE("static-exponential: two and three ranks hear everybody") {
   CHECK(StaticExponential::report(3).symmetric);
   CHECK_FALSE(StaticExponential::report(4).symmetric);
 }
+
+}  // namespace topology_static_exponential_test

@@ -9,6 +9,8 @@
 #include <kith/topology/ring.hpp>
 #include <kith/topology/torus.hpp>
 
+namespace topology_torus_test {
+
 using kith::Rank;
 using kith::Torus;
 
@@ -118,3 +120,5 @@ TEST_CASE("torus: parameters and back") {
     CHECK_THROWS_WITH_AS((void)Torus::from_parameters(wrong), doctest::Contains("torus:4x2"), kith::UsageError);
   }
 }
+
+}  // namespace topology_torus_test

@@ -11,7 +11,6 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <kith/error.hpp>
@@ -77,7 +76,7 @@ private:
   std::vector<AnyTopology> members_;  // at least one
 };
 
-/// Hierarchical with an inter topology that is known at run time only. On the heap, since AnyTopology holds it.
+/// Hierarchical with an inter topology that is known at run time only. AnyTopology is not complete yet: a pointer.
 class AnyHierarchical {
 public:
   static constexpr std::string_view name = "hierarchical";
@@ -99,8 +98,6 @@ private:
 /// What AnyTopology does with the list.
 template <class... Lines>
 struct TopologyList {
-  using Variant = std::variant<typename Lines::type..., AnyCycle, AnyHierarchical>;
-
   template <class T>
   static constexpr bool contains = (std::is_same_v<T, typename Lines::type> || ...) || std::is_same_v<T, AnyCycle> ||
                                    std::is_same_v<T, AnyHierarchical>;
@@ -145,18 +142,25 @@ using Topologies = TopologyList<     //
 ///
 /// It plans, and is named by topology_name(), exactly as the topology that it holds.
 ///
-/// @par Cost          One indirect call more than the topology held; no allocation.
+/// @par Cost          One indirect call more than the topology held; one allocation when it is made from a topology,
+///                    none when it is copied (copies share what they hold) or asked.
 /// @par Thread safety A value; every member is a pure function.
 class AnyTopology {
 public:
   static constexpr std::string_view name = "any";
 
   /// Holds OnePeerExponential, the default.
-  AnyTopology() = default;
+  AnyTopology() : AnyTopology(OnePeerExponential{}) {}
 
   /// Holds `topology`, one of the library's.
   template <class T>
-  requires(detail::Topologies::contains<T>) AnyTopology(T topology) : held_(std::move(topology)) {}
+  requires(detail::Topologies::contains<T>) AnyTopology(T topology)
+      : held_(std::make_shared<const HeldAs<T>>(std::move(topology))) {}
+
+  // Moving copies: an object that was moved from goes on planning as before.
+  AnyTopology(const AnyTopology&) = default;
+  AnyTopology& operator=(const AnyTopology&) = default;
+  ~AnyTopology() = default;
 
   /// @brief The topology with this full name: "ring", "torus:4x2", "base-graph:2", "cycle:[ring,base-graph:2]",
   /// "hierarchical:[8,one-peer-exponential]" (the brackets may be left out where no list is around it).
@@ -166,64 +170,81 @@ public:
   /// parse(topology_name(t)) == t.
   [[nodiscard]] static AnyTopology parse(std::string_view full_name);
 
-  [[nodiscard]] Round period(Rank size) const noexcept {
-    return std::visit([&](const auto& held) { return Round{held.period(size)}; }, held_);
-  }
+  [[nodiscard]] Round period(Rank size) const noexcept { return held_->period(size); }
 
-  [[nodiscard]] Rank max_degree(Rank size) const noexcept {
-    return std::visit([&](const auto& held) { return Rank{held.max_degree(size)}; }, held_);
-  }
+  [[nodiscard]] Rank max_degree(Rank size) const noexcept { return held_->max_degree(size); }
 
   /// Appends what the topology held says. Requires 0 <= rank < size and a size that it accepts.
   void neighbors(Rank rank, Rank size, Round round, Neighborhood& out) const {
-    std::visit([&](const auto& held) { held.neighbors(rank, size, round, out); }, held_);
+    held_->neighbors(rank, size, round, out);
   }
 
   /// Throws UsageError for a size that the topology held refuses.
-  void require(Rank size) const {
-    std::visit([&](const auto& held) { require_size(held, size); }, held_);
-  }
+  void require(Rank size) const { held_->require(size); }
 
   /// The full name of the topology held.
-  [[nodiscard]] std::string full_name() const {
-    return std::visit([](const auto& held) { return topology_name(held); }, held_);
-  }
+  [[nodiscard]] std::string full_name() const { return held_->full_name(); }
 
   /// The parameters of the topology held; empty where it has none.
-  [[nodiscard]] std::string parameters() const {
-    return std::visit(
-        [](const auto& held) -> std::string {
-          if constexpr (requires { held.parameters(); }) return held.parameters();
-          return {};
-        },
-        held_);
-  }
+  [[nodiscard]] std::string parameters() const { return held_->parameters(); }
 
   /// What the topology held reports in closed form, if it does.
-  [[nodiscard]] std::optional<TopologyReport> report(Rank size) const {
-    return std::visit(
-        [&](const auto& held) -> std::optional<TopologyReport> {
-          if constexpr (requires { held.report(size); }) return held.report(size);
-          return std::nullopt;
-        },
-        held_);
-  }
+  [[nodiscard]] std::optional<TopologyReport> report(Rank size) const { return held_->report(size); }
 
   /// The machine of a rank, if the topology held says which ranks share one: see Topology.
-  [[nodiscard]] std::optional<Rank> machine_of(Rank rank, Rank size) const {
-    return std::visit(
-        [&](const auto& held) -> std::optional<Rank> {
-          if constexpr (requires { held.machine_of(rank, size); }) return held.machine_of(rank, size);
-          return std::nullopt;
-        },
-        held_);
-  }
+  [[nodiscard]] std::optional<Rank> machine_of(Rank rank, Rank size) const { return held_->machine_of(rank, size); }
 
   /// Whether both plan alike: a full name says all that matters.
   friend bool operator==(const AnyTopology& a, const AnyTopology& b) { return a.full_name() == b.full_name(); }
 
 private:
-  detail::Topologies::Variant held_;
+  /// What can be asked of a topology held.
+  struct Held {
+    Held() = default;
+    Held(const Held&) = delete;
+    Held& operator=(const Held&) = delete;
+    virtual ~Held() = default;
+    [[nodiscard]] virtual Round period(Rank size) const noexcept = 0;
+    [[nodiscard]] virtual Rank max_degree(Rank size) const noexcept = 0;
+    virtual void neighbors(Rank rank, Rank size, Round round, Neighborhood& out) const = 0;
+    virtual void require(Rank size) const = 0;
+    [[nodiscard]] virtual std::string full_name() const = 0;
+    [[nodiscard]] virtual std::string parameters() const = 0;
+    [[nodiscard]] virtual std::optional<TopologyReport> report(Rank size) const = 0;
+    [[nodiscard]] virtual std::optional<Rank> machine_of(Rank rank, Rank size) const = 0;
+  };
+
+  template <class T>
+  struct HeldAs;
+
+  std::shared_ptr<const Held> held_;
+};
+
+template <class T>
+struct AnyTopology::HeldAs final : AnyTopology::Held {
+  explicit HeldAs(T it) : topology(std::move(it)) {}
+
+  [[nodiscard]] Round period(Rank size) const noexcept override { return topology.period(size); }
+  [[nodiscard]] Rank max_degree(Rank size) const noexcept override { return topology.max_degree(size); }
+  void neighbors(Rank rank, Rank size, Round round, Neighborhood& out) const override {
+    topology.neighbors(rank, size, round, out);
+  }
+  void require(Rank size) const override { require_size(topology, size); }
+  [[nodiscard]] std::string full_name() const override { return topology_name(topology); }
+  [[nodiscard]] std::string parameters() const override {
+    if constexpr (requires { topology.parameters(); }) return topology.parameters();
+    return {};
+  }
+  [[nodiscard]] std::optional<TopologyReport> report([[maybe_unused]] Rank size) const override {
+    if constexpr (requires { topology.report(size); }) return topology.report(size);
+    return std::nullopt;
+  }
+  [[nodiscard]] std::optional<Rank> machine_of([[maybe_unused]] Rank rank, [[maybe_unused]] Rank size) const override {
+    if constexpr (requires { topology.machine_of(rank, size); }) return topology.machine_of(rank, size);
+    return std::nullopt;
+  }
+
+  T topology;
 };
 
 static_assert(Topology<AnyTopology>);

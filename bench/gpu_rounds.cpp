@@ -21,8 +21,8 @@
 
 #include <kith/nccl.hpp>
 
-#include "../tests/gpu_emulator/emulator.hpp"
 #include "../tests/nccl/gpu_ranks.hpp"
+#include "gpu_spin.hpp"
 
 namespace {
 
@@ -40,25 +40,6 @@ struct Setup {
   std::size_t repetitions = 50;
   std::string json;
 };
-
-/// Keeps one processor of the GPU busy for so many ticks of its clock.
-template <int>
-__global__ void spin(long long ticks) {
-  const long long begin = clock64();
-  while (clock64() - begin < ticks) {
-  }
-}
-
-// On the emulator, where only the flow of the program is tried, it is over at once.
-void bind_spin() {
-  if (!gpu_ranks::emulated()) return;
-  kith::gpu_emulator::KernelBody body;
-  body.argument_bytes = {sizeof(long long)};
-  body.accesses = [](void**, dim3, dim3, std::vector<kith::gpu_emulator::Range>&,
-                     std::vector<kith::gpu_emulator::Range>&) {};
-  body.run = [](void**, dim3, dim3, kith::gpu_emulator::Translate) {};
-  kith::gpu_emulator::bind(reinterpret_cast<const void*>(&spin<0>), body);
-}
 
 double us_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
@@ -119,14 +100,14 @@ nlohmann::ordered_json measure(const Setup& setup, Communicator& communicator, n
   int kilohertz = 1'000'000;
   (void)cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, communicator.device());
   const auto ticks = static_cast<long long>(1.5 * round_us * kilohertz / 1e3);
-  const auto compute = [&] { spin<0><<<1, 1, 0, other>>>(ticks); };
+  const auto compute = [&] { bench::spin(ticks, other); };
   const double compute_us = time_us(setup, other, compute).second;
   const double both_us = time_us(setup, stream, [&] {
                            compute();
                            averager.average(stream);
                            other.synchronize();
                          }).second;
-  const auto compute_here = [&] { spin<0><<<1, 1, 0, stream>>>(ticks); };
+  const auto compute_here = [&] { bench::spin(ticks, stream); };
   const double compute_here_us = time_us(setup, stream, compute_here).second;
   const double between_us = time_us(setup, stream, [&] {
                               averager.begin(stream);
@@ -170,7 +151,7 @@ void report(const Setup& setup, int devices, const nlohmann::ordered_json& round
 }
 
 void run(const Setup& setup) {
-  bind_spin();
+  bench::bind_spin();
   gpu_ranks::run(setup.ranks, [&](kith::Rank rank, const ncclUniqueId& id) {
     ncclComm_t comm = nullptr;
     kith::nccl::check(ncclCommInitRank(&comm, setup.ranks, id, rank), "make a communicator");
