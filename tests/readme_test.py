@@ -6,7 +6,7 @@ usage: readme_test.py --source DIR --build DIR --work DIR [--list] FILE...   (a 
 
 Every fenced block of these languages is tested; a new one cannot slip through:
 
-  ```cpp    with a main(): a program, compiled with g++ and nothing but `-std=c++20 -I include`, and run; clang++ reads it.
+  ```cpp    with a main(): a program, compiled with g++ and nothing but `-std=c++20 -I include`, and run.
             Without one: the marker `<!-- test: body -->` says that it is the inside of a function; its #include lines
             go to the top, <kith/kith.hpp> is always there, and it is compiled and run as well.
   ```cmake  a piece of a CMakeLists.txt that links a target of the reader's; it gets a project and that target around
@@ -125,8 +125,6 @@ class Runner:
         if block.marker == "mpi":
             run(["mpicxx", *arguments, "-pthread", "-o", "main"], folder)
             return run(["mpirun", "-n", block.reason, "./main"], folder, env=self.environment)
-        if shutil.which("clang++"):
-            run(["clang++", *arguments, "-fsyntax-only"], folder)
         run(["g++", *arguments, "-pthread", "-o", "main"], folder)
         return run(["./main"], folder)
 
