@@ -6,6 +6,8 @@
 #include <charconv>
 #include <chrono>
 #include <cstdint>
+#include <optional>
+#include <thread>
 
 #include <fmt/core.h>
 #include <kith/error.hpp>
@@ -17,8 +19,11 @@ namespace {
 // processor, not for memory.
 class Compute {
 public:
+  explicit Compute(bool idle) : idle_(idle) {}
+
   // Passes that take so many microseconds, as they take where nothing else is to be done; the least of several times.
   void calibrate(double us) {
+    us_ = us;
     constexpr std::uint64_t passes = 2000;
     double least_us = 1e9;
     for (int repeat = 0; repeat < 9; ++repeat) {
@@ -30,7 +35,12 @@ public:
     passes_ = std::max<std::uint64_t>(static_cast<std::uint64_t>(us / least_us * static_cast<double>(passes)), 1);
   }
 
-  void operator()() { work(passes_); }
+  void operator()() {
+    if (idle_)
+      std::this_thread::sleep_for(std::chrono::duration<double, std::micro>{us_});
+    else
+      work(passes_);
+  }
 
 private:
   void work(std::uint64_t passes) {
@@ -42,6 +52,8 @@ private:
   std::vector<double> values_ = std::vector<double>(512, 0.5);
   volatile double sink_ = 0;
   std::uint64_t passes_ = 1;
+  double us_ = 0;
+  bool idle_;
 };
 
 template <class Group>
@@ -64,8 +76,8 @@ OverlapLine measure(Group& group, const SweepOptions& options, const kith::Buffe
   }
   calls.begin();  // allocates
   calls.finish();
-  Compute compute;
-  compute.calibrate(wanted.value_or(1.5 * quartiles(first).p50));
+  Compute compute{wanted.idle};
+  compute.calibrate(wanted.us.value_or(1.5 * quartiles(first).p50));
 
   std::vector<double> round_us;
   std::vector<double> compute_us;
@@ -87,7 +99,7 @@ OverlapLine measure(Group& group, const SweepOptions& options, const kith::Buffe
       options.iterations > 0 ? options.iterations : fitting_iterations(options.seconds, spent_s);
   for (std::vector<double>* samples : {&round_us, &compute_us, &together_us}) samples->clear();
   for (std::size_t i = 0; i < iterations; ++i) iterate();
-  return {iterations, quartiles(round_us), quartiles(compute_us), quartiles(together_us)};
+  return {wanted.idle, iterations, quartiles(round_us), quartiles(compute_us), quartiles(together_us)};
 }
 
 }  // namespace
@@ -97,12 +109,12 @@ std::vector<ComputeTime> parse_overlaps(const std::string& list) {
   for (const std::string& part : split(list)) {
     double us = 0;
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), us);
-    if (part == "auto")
-      found.emplace_back();
+    if (part == "auto" || part == "idle")
+      found.push_back({std::nullopt, part == "idle"});
     else if (error == std::errc{} && end == part.data() + part.size() && us > 0 && us <= 1e8)
-      found.emplace_back(us);
+      found.push_back({us, false});
     else
-      throw kith::UsageError("--overlap takes microseconds, more than 0, or auto; not \"" + part + "\"");
+      throw kith::UsageError("--overlap takes microseconds, more than 0, auto or idle; not \"" + part + "\"");
   }
   return found;
 }
@@ -126,13 +138,15 @@ void add_overlap(Report& report, const Subject& subject, const OverlapLine& line
     Report::line(fmt::format("#\n# {:>10} {:>5} {:>5} {:>22} {:>27} {:>9} {:>11} {:>11} {:>11} {:>9} {:>7}", "size (B)",
                              "type", "ranks", "topology", "exchange", "memory", "round (us)", "compute", "together",
                              "exposed", "hidden"));
-  Report::line(fmt::format("  {:>10} {:>5} {:>5} {:>22} {:>27} {:>9} {:>11.2f} {:>11.2f} {:>11.2f} {:>9.2f} {:>6.0f}%",
-                           subject.bytes, to_string(subject.dtype), subject.ranks, subject.topology, subject.exchange,
-                           subject.memory, line.round.p50, line.compute.p50, line.together.p50,
-                           line.together.p50 - line.compute.p50, 100 * line.hidden()));
+  Report::line(
+      fmt::format("  {:>10} {:>5} {:>5} {:>22} {:>27} {:>9} {:>11.2f} {:>11.2f} {:>11.2f} {:>9.2f} {:>6.0f}%{}",
+                  subject.bytes, to_string(subject.dtype), subject.ranks, subject.topology, subject.exchange,
+                  subject.memory, line.round.p50, line.compute.p50, line.together.p50,
+                  line.together.p50 - line.compute.p50, 100 * line.hidden(), line.idle ? " (idle)" : ""));
   nlohmann::ordered_json result;
   result["name"] = subject.command;
   result["launch"] = "hidden";
+  result["host"] = line.idle ? "waits" : "computes";
   result["engine"] = subject.engine;
   result["ranks"] = subject.ranks;
   result["topology"] = subject.topology;

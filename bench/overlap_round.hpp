@@ -14,10 +14,15 @@
 
 namespace bench {
 
-/// How long the host computes between begin() and finish(), in microseconds; empty: 1.5 times as long as the round.
-using ComputeTime = std::optional<double>;
+/// What the host does between begin() and finish().
+struct ComputeTime {
+  /// In microseconds; empty: 1.5 times as long as the round.
+  std::optional<double> us;
+  /// It waits, as for a GPU, and leaves its core to the round.
+  bool idle = false;
+};
 
-/// What `--overlap` asks for: "auto", "200", "auto,1000". Throws kith::UsageError for anything else.
+/// What `--overlap` asks for: "auto", "200", "auto,idle,1000". Throws kith::UsageError for anything else.
 [[nodiscard]] std::vector<ComputeTime> parse_overlaps(const std::string& list);
 
 /// The calls of an averager that are timed.
@@ -29,6 +34,7 @@ struct HiddenCalls {
 
 /// A line of `round --overlap`. All times are of all ranks, from the first start to the last end.
 struct OverlapLine {
+  bool idle = false;
   std::size_t iterations = 0;
   Quartiles round;
   Quartiles compute;

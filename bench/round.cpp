@@ -253,7 +253,8 @@ void add_round(CLI::App& app, Invocation& invocation) {
       ->capture_default_str();
   command
       ->add_option("--overlap", options->overlap,
-                   "how much of a round is hidden behind so many microseconds of computing; auto: 1.5 times the round")
+                   "how much of a round is hidden behind so many microseconds of computing; auto: 1.5 times the round; "
+                   "idle: the host waits so long, as for a GPU")
       ->type_name("LIST");
   command
       ->add_option(

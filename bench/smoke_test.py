@@ -22,7 +22,7 @@ ARGUMENTS = {
                 "--exchange full-precision,direct:int4-block,choco:int8-block,difference:min-max-uint8,"
                 "masked-mean:cyclic-mask:0.1",
     "overlap": "-b 4K -e 4K -n 3 -w 1 --ranks 1,2 --topology ring --exchange full-precision,choco:int8-block "
-               "--overlap auto,50",
+               "--overlap auto,idle,50",
     "machines": "-b 4K -e 4K -n 5 -w 1 --ranks 7,8 --machines 3 --topology one-peer-exponential,ring --dtype f32,bf16",
     "codec": "-b 1K -e 4K -f 2 -n 3 --dtype f32,f64,f16,bf16",
     "allreduce": "-b 2 -e 4K -f 64 -n 3 --ranks 1,2,3 --dtype f32,f64,f16,bf16",
@@ -37,7 +37,7 @@ MORE_KEYS = {
     "round": {"limit_us_p50": float, "count": int, "iterations": int, "bytes_sent": (int, float)},
     "exchange": {"exchange": str, "encode_us_p50": float, "decode_us_p50": float, "wire_us_p50": float,
                  "full_precision_us_p50": float, "full_precision_bytes_sent": (int, float)},
-    "overlap": {"exchange": str, "launch": str, "compute_us_p50": float, "together_us_p50": float, "exposed_us": float,
+    "overlap": {"exchange": str, "launch": str, "host": str, "compute_us_p50": float, "together_us_p50": float, "exposed_us": float,
                 "hidden": (int, float)},
     "machines": {"machines": int, "exchange": str, "slow_bytes_sent": float, "fast_bytes_sent": float,
                  "slow_bytes_sent_by_machine": float, "limit_us_p50": float, "iterations": int},
@@ -108,7 +108,7 @@ def check_round(results):
 
 def check_overlap(bench, work):
     text, record = record_of(bench, work, "overlap")
-    require(sum(1 for line in text.splitlines() if not line.startswith("#")) == len(record["results"]) == 2 * 2 * 2,
+    require(sum(1 for line in text.splitlines() if not line.startswith("#")) == len(record["results"]) == 2 * 2 * 3,
             f"{len(record['results'])} results")
     for r in record["results"]:
         require_keys(r, MORE_KEYS["overlap"] | {"time_us_p50": float, "bytes": int, "iterations": int}, "result")
