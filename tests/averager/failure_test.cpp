@@ -133,8 +133,8 @@ TEST_CASE("failure: a rank throws between rounds") {
 TEST_CASE("failure: a rank is not there by the deadline, and comes when all is over") {
   for (const Operation operation : {Operation::average, Operation::mean_into}) {
     int calls = 0;  // of the culprit, three in each of two ways; it is late for the first of each
-    check_failure(operation, PeerError::timeout, 0.15, [&](auto& averager) {
-      if (calls++ % 3 == 0) std::this_thread::sleep_for(std::chrono::milliseconds{400});
+    check_failure(operation, PeerError::timeout, 0.5, [&](auto& averager) {
+      if (calls++ % 3 == 0) std::this_thread::sleep_for(std::chrono::milliseconds{1200});
       averager.average();
     });
   }
