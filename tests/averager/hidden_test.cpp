@@ -17,6 +17,7 @@
 #include <kith/codec/min_max_uint8.hpp>
 #include <kith/exchange/choco.hpp>
 #include <kith/exchange/difference.hpp>
+#include <kith/exchange/sharded.hpp>
 #include <kith/testing/message_passing.hpp>
 #include <kith/topology/analysis.hpp>
 #include <kith/topology/any.hpp>
@@ -202,6 +203,8 @@ TEST_CASE("hidden: every kind of exchange and every schedule, to the bit") {
   check_exchange("one-peer-exponential", kith::Choco{kith::Int8Block{}}, warm);
   check_exchange("ring", kith::Choco{kith::Int8Block{}}, schedule);
   check_exchange("ring", kith::Difference{kith::MinMaxUInt8{}}, warm);
+  check_exchange("hierarchical:2,ring", kith::Sharded{}, schedule);  // machines of 2, 2 and 1 ranks
+  check_exchange("hierarchical:3,one-peer-exponential", kith::Sharded{}, warm);
 }
 
 TEST_CASE("hidden: without a step in between, a rank alone keeps its bits, and several rounds are in flight") {

@@ -55,8 +55,8 @@ TEST_CASE("mpi communicator: conforms, with shared memory and without") {
 
 TEST_CASE("mpi communicator: a rank that does not come is named by the deadline, first or last") {
   if (world_size() < 2) return;
-  for (const Rank absent : {0, world_size() - 1})
-    spoiled([&](Communicator& communicator) { kith::testing::check_deadline(communicator, absent, Seconds{0.3}); });
+  const Rank absent = world_size() % 2 == 0 ? 0 : world_size() - 1;  // the test waits for it four times as long
+  spoiled([&](Communicator& communicator) { kith::testing::check_deadline(communicator, absent, Seconds{0.2}); });
 }
 
 TEST_CASE("mpi communicator: ranks that make different calls all hear of it") {

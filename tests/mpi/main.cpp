@@ -103,7 +103,8 @@ int MPI_Comm_split_type(MPI_Comm comm, int type, int key, MPI_Info info, MPI_Com
 
 int main(int argc, char** argv) {
   int provided = 0;
-  MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+  const bool single = std::getenv("KITH_TEST_THREAD_SINGLE") != nullptr;
+  MPI_Init_thread(&argc, &argv, single ? MPI_THREAD_SINGLE : MPI_THREAD_MULTIPLE, &provided);
   int failed_here = 1;
   if (as_many_as_expected()) {
     doctest::Context context{argc, argv};

@@ -41,25 +41,46 @@ struct Case {
   std::vector<reference::Shape> shapes;
   double mixing = 1;
   kith::Round rounds = 3;
-  std::size_t bucket_bytes = 0;
 };
 
-void check(Communicator& communicator, const Case& c, std::uint64_t seed) {
+// A case and what comes out of it, once for all ranks: the reference is slow.
+struct Scenario {
+  Case c;
+  std::vector<reference::Model> initial;
+  std::vector<reference::Model> expected;
+
+  Scenario(Case given, Rank size, std::uint64_t seed)
+      : c(std::move(given)), initial(reference::random_models(size, c.shapes, seed)), expected(initial) {
+    for (kith::Round t = 0; t < c.rounds; ++t) reference::round(expected, c.topology, t, c.mixing);
+  }
+};
+
+void check(Communicator& communicator, const Scenario& scenario, std::size_t bucket_bytes) {
+  const Case& c = scenario.c;
   const auto r = static_cast<std::size_t>(communicator.rank());
   // Ranks need not have equal addresses.
   std::vector<reference::Shape> shapes = c.shapes;
   for (reference::Shape& shape : shapes) shape.shift = (shape.shift + 3 * r) % 8;
-  auto expected = reference::random_models(communicator.size(), shapes, seed);
+  reference::Model initial{shapes};
+  for (std::size_t b = 0; b < initial.buffers(); ++b)
+    for (std::size_t i = 0; i < initial.shape(b).count; ++i) initial.set(b, i, scenario.initial[r].get(b, i));
   const Stream stream;
-  DeviceModel model{expected[r], stream};
-  for (kith::Round t = 0; t < c.rounds; ++t) reference::round(expected, c.topology, t, c.mixing);
+  DeviceModel model{initial, stream};
   kith::AveragerOptions options;
   options.mixing = c.mixing;
-  options.bucket_bytes = c.bucket_bytes;
+  options.bucket_bytes = bucket_bytes;
   kith::DecentralizedAverager averager{communicator, c.topology, model.views(), options};
   for (kith::Round t = 0; t < c.rounds; ++t) averager.average(stream);
-  expect(model.get(stream) == expected[r], "rounds of " + c.topology.full_name() + " give the bits of the reference");
+  expect(model.get(stream) == scenario.expected[r],
+         "rounds of " + c.topology.full_name() + " give the bits of the reference");
   averager.synchronize();
+}
+
+void check(Rank size, const Case& c, std::uint64_t seed, const std::vector<std::size_t>& bucket_bytes = {0}) {
+  const Scenario scenario{c, size, seed};
+  gpu_ranks::run(size, [&](Communicator& communicator) {
+    for (const std::size_t bytes : bucket_bytes) check(communicator, scenario, bytes);
+  });
 }
 
 // Largest absolute difference between two models of one shape.
@@ -73,35 +94,35 @@ double difference(const reference::Model& a, const reference::Model& b) {
 }  // namespace
 
 TEST_CASE("nccl averager: the arithmetic is pinned, for every topology, packed or sent from where it is") {
-  for (const Rank size : {1, 2, 3, 5, 8})
-    gpu_ranks::run(size, [](Communicator& communicator) {
-      for (const std::string& name : kith::topology_names()) {
-        const AnyTopology topology = kith::parse_topology(name);
-        try {
-          kith::require_size(topology, communicator.size());
-        } catch (const kith::UsageError&) {
-          continue;
-        }
-        for (const std::size_t pack_below : {std::size_t{0}, std::size_t{500}, std::size_t{1}})
-          check(communicator, {topology, every_dtype(), 1, 3, pack_below}, 17);
+  for (const Rank size : {1, 2, 3, 5, 8}) {
+    std::vector<Scenario> scenarios;
+    for (const std::string& name : kith::topology_names()) {
+      const AnyTopology topology = kith::parse_topology(name);
+      try {
+        kith::require_size(topology, size);
+      } catch (const kith::UsageError&) {
+        continue;
       }
-      check(communicator, {kith::Ring{}, every_dtype(), 0.3}, 18);
+      scenarios.push_back({{topology, every_dtype()}, size, 17});
+    }
+    gpu_ranks::run(size, [&](Communicator& communicator) {
+      for (const Scenario& scenario : scenarios)
+        for (const std::size_t pack_below : {std::size_t{0}, std::size_t{500}, std::size_t{1}})
+          check(communicator, scenario, pack_below);
     });
+    check(size, {kith::Ring{}, every_dtype(), 0.3}, 18);
+  }
 }
 
 TEST_CASE("nccl averager: many in-neighbours are still one sum") {
-  gpu_ranks::run(12, [](Communicator& communicator) {
-    check(communicator, {kith::Complete{}, {{DType::bf16, 1003, 1}, {DType::f32, 77}}, 1, 2, 100}, 5);
-  });
+  check(12, {kith::Complete{}, {{DType::bf16, 1003, 1}, {DType::f32, 77}}, 1, 2}, 5, {100});
 }
 
 TEST_CASE("nccl averager: models larger than a bucket, and a thousand small tensors") {
   std::vector<reference::Shape> many;
   for (std::size_t i = 0; i < 1000; ++i) many.push_back({i % 2 == 0 ? DType::f32 : DType::bf16, i % 67, i % 5});
-  gpu_ranks::run(3, [&](Communicator& communicator) {
-    check(communicator, {kith::OnePeerExponential{}, {{DType::f32, 40001, 1}, {DType::f16, 70003}}, 1, 2, 50000}, 6);
-    check(communicator, {kith::Ring{}, many}, 7);
-  });
+  check(3, {kith::OnePeerExponential{}, {{DType::f32, 40001, 1}, {DType::f16, 70003}}, 1, 2}, 6, {50000});
+  check(3, {kith::Ring{}, many}, 7);
 }
 
 TEST_CASE("nccl averager: the mean, the distance, the broadcast and the comparison") {

@@ -4,12 +4,14 @@
 #include <kith/exchange/device/encoded.hpp>
 #include <kith/exchange/device/wires.hpp>
 
+#include <barrier>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -331,6 +333,45 @@ TEST_CASE("nccl encoded: a rank that does not come is named, and the parameters 
     expect(model.get(stream) == then, "nothing has been written");
   });
   gpu_ranks::forget_findings();
+}
+
+TEST_CASE("nccl encoded: any call of CUDA and NCCL in a round may fail: the parameters hold what they held") {
+  if (!gpu_ranks::emulated()) return gpu_ranks::skip("needs the emulator");
+  gpu_ranks::expect_deadlocks();
+  for (const auto& [function, code] : std::vector<std::pair<std::string, int>>{
+           {"cudaEventRecord", cudaErrorInvalidResourceHandle},
+           {"cudaStreamWaitEvent", cudaErrorInvalidValue},
+           {"cudaLaunchKernel", cudaErrorLaunchFailure},
+           {"ncclGroupStart", ncclInternalError},
+           {"ncclSend", ncclInvalidArgument},
+           {"ncclRecv", ncclSystemError},
+           {"ncclGroupEnd", ncclUnhandledCudaError}}) {
+    std::barrier together{2};
+    gpu_ranks::run(2, [&](Communicator& communicator) {
+      const Stream stream;
+      const auto r = static_cast<std::size_t>(communicator.rank());
+      const Models models = reference::random_models(2, every_dtype, 3);
+      DeviceModel model{models[r], stream};
+      kith::AveragerOptions averaging = options();
+      averaging.deadline = kith::Seconds{0.3};
+      kith::DecentralizedAverager averager{communicator, AnyTopology{kith::Ring{}}, model.views(),
+                                           kith::Choco{kith::Int8Block{64}}, averaging};
+      std::string text;
+      together.arrive_and_wait();
+      if (r == 0) kith::gpu_emulator::fail_call(function, 1, code);
+      if (r == 1) together.arrive_and_wait();  // the call that fails has been rank 0's
+      try {
+        averager.average(stream);
+        if (r == 1) averager.synchronize();
+      } catch (const kith::Error& error) {
+        text = error.what();
+      }
+      if (r == 0) together.arrive_and_wait();
+      expect(r == 1 || !text.empty(), function + " fails at once on the rank that calls it");
+      expect((model.get(stream) == models[r]) == !text.empty(), function + ": all or nothing: " + text);
+    });
+    gpu_ranks::forget_findings();
+  }
 }
 
 TEST_CASE("nccl encoded: what kernels cannot do is refused on every rank") {

@@ -104,6 +104,33 @@ TEST_CASE("nccl hidden: rounds are those of combine-then-adapt, packed or sent f
     });
 }
 
+TEST_CASE("nccl hidden: sharded rounds, beside those of average()") {
+  const std::vector<reference::Shape> shapes = {{DType::f32, 1003, 1}, {DType::f64, 77}, {DType::f32, 20000, 3}};
+  for (const std::vector<Rank>& map : {std::vector<Rank>{0, 0, 1, 1}, std::vector<Rank>{0, 1, 0, 2, 1}})
+    gpu_ranks::run(static_cast<Rank>(map.size()), [&](Communicator& communicator) {
+      const auto r = static_cast<std::size_t>(communicator.rank());
+      const kith::Hierarchical topology{map, kith::parse_topology("ring")};
+      const Stream stream;
+      const reference::Model initial = reference::random_models(communicator.size(), shapes, 4)[r];
+      DeviceModel model{initial, stream};
+      DeviceModel twin{initial, stream};
+      kith::DecentralizedAverager averager{communicator, topology, model.views(), kith::Sharded{}};
+      kith::DecentralizedAverager plain{communicator, topology, twin.views(), kith::Sharded{}};
+      for (Round t = 0; t < 4; ++t) {
+        const reference::Model snapshot = model.get(stream);
+        twin.set(snapshot, stream);
+        averager.begin(stream);
+        const reference::Model step = stepped(snapshot, r, t);
+        model.set(step, stream);
+        averager.finish(stream);
+        plain.average(stream);
+        expect(model.get(stream) == combine(step, twin.get(stream), snapshot), "the difference is added");
+      }
+      averager.synchronize();
+      expect(averager.metrics().bytes_sent == plain.metrics().bytes_sent, "and as many bytes are sent");
+    });
+}
+
 TEST_CASE("nccl hidden: global means, other averagers meanwhile, and ends in flight") {
   gpu_ranks::run(3, [](Communicator& communicator) {
     const Stream stream;

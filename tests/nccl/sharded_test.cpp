@@ -75,6 +75,37 @@ TEST_CASE("nccl sharded: the bits of the thread engine, on machines of any sizes
       }
 }
 
+TEST_CASE("nccl sharded: rounds can be captured in graphs, one for each of a period, and replayed") {
+  const std::vector<Rank> map = {0, 0, 1, 1, 2, 2, 3, 3};
+  const Topology topology = topology_of(map, "one-peer-exponential");
+  const auto initial = reference::random_models(8, {{DType::f32, 1003, 1}, {DType::f64, 77}}, 3);
+  const std::vector<End> expected = on_threads(initial, topology, {}, 7);
+  gpu_ranks::run(8, [&](Communicator& communicator) {
+    const auto r = static_cast<std::size_t>(communicator.rank());
+    const Stream stream;
+    DeviceModel model{initial[r], stream};
+    kith::DecentralizedAverager averager{communicator, topology, model.views(), kith::Sharded{}};
+    averager.average(stream);  // round 0; the graphs begin with round 1
+    stream.synchronize();
+    std::vector<cudaGraphExec_t> graphs;
+    for (int i = 0; i < 2; ++i) {
+      cudaGraph_t graph = nullptr;
+      kith::cuda::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "begin a capture");
+      averager.average(stream);
+      kith::cuda::check(cudaStreamEndCapture(stream, &graph), "end a capture");
+      kith::cuda::check(cudaGraphInstantiate(&graphs.emplace_back(), graph, 0), "instantiate a graph");
+      kith::cuda::check(cudaGraphDestroy(graph), "destroy a graph");
+    }
+    for (std::size_t i = 0; i < 5; ++i) kith::cuda::check(cudaGraphLaunch(graphs[i % 2], stream), "launch a graph");
+    averager.advance(5);
+    averager.average(stream);  // round 6
+    expect(model.get(stream) == expected[r].model, "replayed rounds give the bits of the thread engine");
+    expect(averager.metrics().rounds == 7, "advance() counts the replays");
+    averager.synchronize();
+    for (cudaGraphExec_t graph : graphs) (void)cudaGraphExecDestroy(graph);
+  });
+}
+
 TEST_CASE("nccl sharded: what is not finite stays where it is, and others commit") {
   const std::vector<Rank> map = {0, 0, 1, 1, 2, 2, 3, 3};
   auto initial = reference::random_models(8, {{DType::f32, 500}}, 3);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// usage: lost_peer FOLDER stop|kill own|allocated|messages
+// usage: lost_peer FOLDER stop|kill own|allocated|messages|hidden
 // One rank is stopped or killed in the middle of a round. The others must say so in time, and hold what they held
-// before the call. What each rank finds goes into a file of its own in FOLDER: who starts this (lost_peer.py) reads
+// before the call, or what the host has made of it in a hidden round. What each rank finds goes into a file of its own in FOLDER: who starts this (lost_peer.py) reads
 // them.
 #include <chrono>
 #include <csignal>
@@ -29,6 +29,7 @@ public:
   Test(kith::mpi::Communicator& communicator, std::string folder, const std::string& way)
       : communicator_(communicator),
         folder_(std::move(folder)),
+        hidden_(way == "hidden"),
         own_(count),
         shared_(communicator.allocate<float>(count)) {
     model_ = way == "allocated" ? kith::view(shared_) : kith::view(own_);
@@ -48,7 +49,9 @@ public:
       before.assign(values_, values_ + count);
       const Clock::time_point start = Clock::now();
       try {
-        averager.average();
+        if (hidden_) averager.begin();
+        if (hidden_) values_[0] = before[0] = 7;
+        hidden_ ? averager.finish() : averager.average();
       } catch (const kith::PeerError& error) {
         const kith::Seconds took = Clock::now() - start;
         report("took", std::to_string(took.count()) + " s: " + error.what());
@@ -85,6 +88,7 @@ private:
 
   kith::mpi::Communicator& communicator_;
   std::string folder_;
+  bool hidden_;
   std::vector<float> own_;
   kith::mpi::Memory<float> shared_;
   kith::BufferView model_;
@@ -94,8 +98,9 @@ private:
 }  // namespace
 
 int main(int argc, char** argv) {
-  MPI_Init(&argc, &argv);
   if (argc != 4) return 2;
+  int provided = 0;
+  MPI_Init_thread(&argc, &argv, std::string{argv[3]} == "hidden" ? MPI_THREAD_MULTIPLE : MPI_THREAD_SINGLE, &provided);
   const std::string folder = argv[1];
   const int signal = std::string{argv[2]} == "kill" ? SIGKILL : SIGSTOP;
   const std::string way = argv[3];

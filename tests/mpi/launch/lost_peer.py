@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""usage: lost_peer.py FOLDER stop|kill own|allocated|messages RANKS LAUNCHER [OPTION ...] PROGRAM
+"""usage: lost_peer.py FOLDER stop|kill own|allocated|messages|hidden RANKS LAUNCHER [OPTION ...] PROGRAM
 
 Starts lost_peer under mpirun, waits for what the ranks find, wakes up the one that was stopped, and ends them all. The
 launcher's own status says nothing here: one of its ranks has been killed, or none has ended MPI.
