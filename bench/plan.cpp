@@ -35,6 +35,7 @@ struct PlanOptions {
   double inter_gbit = 10;
   double inter_latency_us = 30;
   std::string headers = "tcp";
+  bool bbr = false;
   double intra_gbyte = 20;
   double intra_latency_us = 5;
   double compute_ms = 100;
@@ -63,7 +64,8 @@ Question question_of(const PlanOptions& options) {
                       .cards_per_machine = options.cards,
                       .intra = {options.intra_latency_us, 1e3 * options.intra_gbyte},
                       .inter = {options.inter_latency_us, 1e3 / 8 * options.inter_gbit},
-                      .wire_bytes_per_byte = options.headers == "tcp" ? plan::tcp_wire_bytes_per_byte : 1};
+                      .wire_bytes_per_byte = options.headers == "tcp" ? plan::tcp_wire_bytes_per_byte : 1,
+                      .sending_round_trips = options.bbr ? plan::bbr_round_trips : 0};
   question.compute = {1e3 * options.compute_ms, options.jitter, options.slow_rank};
   question.model_bytes = parse_bytes(options.model_bytes);
   question.dtype = dtypes.front();
@@ -219,6 +221,7 @@ void add_cluster_options(CLI::App& command, PlanOptions& options) {
   command.add_option("--headers", options.headers, "what a card's rate is shared with: tcp (Ethernet, MTU 1500), none")
       ->check(CLI::IsMember({"tcp", "none"}))
       ->capture_default_str();
+  command.add_flag("--bbr", options.bbr, "TCP between machines has the congestion control BBR");
   positive("--intra-GBps", options.intra_gbyte, "GB/S", "rate of a rank to others of its machine, each way, in GB/s");
   not_negative("--intra-latency-us", options.intra_latency_us, "US", "of a message inside a machine");
 }

@@ -20,7 +20,7 @@ double rate_of(const std::string& number, const std::string& unit) {
 
 }  // namespace
 
-Cluster cluster_of(const std::string& network, kith::Rank nodes) {
+Cluster cluster_of(const std::string& network, kith::Rank nodes, const std::string& congestion_control) {
   static const std::regex form{R"(([0-9.]+) ([MG])bit/s, ([0-9.]+) ms(?:, one node ([0-9.]+) ([MG])bit/s)?)"};
   std::smatch parts;
   if (!std::regex_match(network, parts, form))
@@ -28,6 +28,7 @@ Cluster cluster_of(const std::string& network, kith::Rank nodes) {
   Cluster cluster{.ranks = nodes};
   cluster.inter = {.latency_us = 1e3 * std::stod(parts[3]), .bytes_per_us = rate_of(parts[1], parts[2])};
   cluster.wire_bytes_per_byte = tcp_wire_bytes_per_byte;
+  if (congestion_control == "bbr") cluster.sending_round_trips = bbr_round_trips;
   if (parts[4].matched) {  // the last one
     cluster.rates_by_machine.assign(static_cast<std::size_t>(nodes), cluster.inter.bytes_per_us);
     cluster.rates_by_machine.back() = rate_of(parts[4], parts[5]);
@@ -39,6 +40,7 @@ Cluster cluster_of(const std::string& network, kith::Rank nodes) {
 std::vector<Comparison> compare(const nlohmann::json& record) {
   std::vector<Comparison> all;
   try {
+    const std::string congestion_control = record.at("context").at("tcp_congestion_control");
     std::map<std::string, double> dropped;
     for (const nlohmann::json& one : record.at("switches"))
       dropped[one.at("network")] = one.at("dropped").get<double>() / one.at("frames").get<double>();
@@ -47,7 +49,7 @@ std::vector<Comparison> compare(const nlohmann::json& record) {
       const bool is_gossip = exchange == "Kith";
       if (!is_gossip && exchange != "MPI_Allreduce") continue;
       Comparison one{.network = result.at("network"), .exchange = exchange, .is_gossip = is_gossip};
-      const Cluster cluster = cluster_of(one.network, result.at("nodes"));
+      const Cluster cluster = cluster_of(one.network, result.at("nodes"), congestion_control);
       one.bytes = result.at("bytes");
       if (is_gossip) {
         const std::string topology = result.at("topology");

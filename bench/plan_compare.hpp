@@ -30,9 +30,9 @@ struct Comparison {
   [[nodiscard]] bool is_lossy() const noexcept { return dropped_share > 1.0 / 2000; }
 };
 
-/// The cluster that a network of the lab is: "100 Mbit/s, 5 ms, one node 20 Mbit/s". Throws kith::UsageError for a name
-/// that says something else.
-[[nodiscard]] Cluster cluster_of(const std::string& network, kith::Rank nodes);
+/// The cluster that a network of the lab is: "100 Mbit/s, 5 ms, one node 20 Mbit/s", over TCP. Throws kith::UsageError
+/// for a name that says something else.
+[[nodiscard]] Cluster cluster_of(const std::string& network, kith::Rank nodes, const std::string& congestion_control);
 
 /// Kith's rounds and Open MPI's all-reduces in the lab's record. Throws kith::UsageError if it is none.
 [[nodiscard]] std::vector<Comparison> compare(const nlohmann::json& record);

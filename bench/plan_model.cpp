@@ -47,9 +47,10 @@ public:
       return latencies_ * cluster_.intra.latency_us +
              std::max(port_out_[at(from)], port_in_[at(to)]) / cluster_.intra.bytes_per_us;
     return latencies_ * cluster_.inter.latency_us +
-           cluster_.wire_bytes_per_byte *
-               std::max(card_out_[at(cluster_.card_of(from))] / cluster_.card_bytes_per_us(here),
-                        card_in_[at(cluster_.card_of(to))] / cluster_.card_bytes_per_us(there));
+           std::max(cluster_.least_sending_us(bytes_),
+                    cluster_.wire_bytes_per_byte *
+                        std::max(card_out_[at(cluster_.card_of(from))] / cluster_.card_bytes_per_us(here),
+                                 card_in_[at(cluster_.card_of(to))] / cluster_.card_bytes_per_us(there)));
   }
 
   [[nodiscard]] double card_bytes() const noexcept { return *std::max_element(card_out_.begin(), card_out_.end()); }
@@ -159,7 +160,7 @@ AllReduce tree(const Cluster& cluster, double model_bytes) {
   double slowest = cluster.ranks_per_machine > 1 ? 1 / cluster.intra.bytes_per_us : 0;
   for (Rank machine = 0; machines > 1 && machine < cluster.machines(); ++machine)
     slowest = std::max(slowest, cluster.wire_bytes_per_byte / cluster.card_bytes_per_us(machine));
-  all.us += 2 * model_bytes * slowest;
+  all.us += std::max(2 * model_bytes * slowest, machines > 1 ? cluster.least_sending_us(model_bytes) : 0);
   if (machines > 1) all.card_bytes = 2 * model_bytes;
   if (machines > 1) all.inter_bytes = 2 * model_bytes * (machines - 1);  // up and down each edge
   return all;
@@ -193,6 +194,10 @@ Rank Cluster::card_of(Rank rank) const noexcept {
 
 double Cluster::card_bytes_per_us(Rank machine) const noexcept {
   return rates_by_machine.empty() ? inter.bytes_per_us : rates_by_machine[at(machine)];
+}
+
+double Cluster::least_sending_us(double bytes) const noexcept {
+  return bytes > tcp_first_window_bytes ? sending_round_trips * 2 * inter.latency_us : 0;
 }
 
 void require_cluster(const Cluster& cluster) {

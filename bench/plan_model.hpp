@@ -34,11 +34,15 @@ struct Cluster {
   double wire_bytes_per_byte = 1;
   /// bytes_per_us of each machine's cards where they differ; else empty.
   std::vector<double> rates_by_machine = {};
+  /// Round trips that a message between machines takes to be sent, at least: see bbr_round_trips.
+  double sending_round_trips = 0;
 
   [[nodiscard]] kith::Rank machines() const noexcept { return ranks / ranks_per_machine; }
   [[nodiscard]] kith::Rank machine_of(kith::Rank rank) const noexcept { return rank / ranks_per_machine; }
   [[nodiscard]] kith::Rank card_of(kith::Rank rank) const noexcept;
   [[nodiscard]] double card_bytes_per_us(kith::Rank machine) const noexcept;
+  /// What a message between machines takes to be sent at least, whatever the rate.
+  [[nodiscard]] double least_sending_us(double bytes) const noexcept;
 };
 
 /// Throws kith::UsageError for numbers that describe no cluster.
@@ -49,6 +53,15 @@ void require_cluster(const Cluster& cluster);
 /// preamble and gap. An acknowledgement (RFC 5681: one for two frames) takes 90, in a link's other direction; where
 /// both directions carry models, both carry acknowledgements.
 inline constexpr double tcp_wire_bytes_per_byte = (1538 + 90 / 2.0) / 1448;
+
+/// TCP sends so many bytes at once, ten segments (RFC 6928), and more as it is paced.
+inline constexpr double tcp_first_window_bytes = 10 * 1448;
+
+/// What BBR (Cardwell et al. 2016) needs to send a message that is shorter than the bandwidth-delay product. It takes
+/// for a link's rate what has been delivered in (the time to send it + a round trip), s + r, and where messages end
+/// before the link is full it stays in its first phase, which sends g = 2.885 times as fast (2 / ln 2):
+/// s = (s + r) / g, that is s = r / (g - 1).
+inline constexpr double bbr_round_trips = 1 / (2.885 - 1);
 
 /// What a rank sends to each peer of a round, and what that costs it besides the link.
 struct Message {

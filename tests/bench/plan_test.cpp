@@ -87,6 +87,21 @@ TEST_CASE("rounds between single ranks take what the slowest port takes") {
   CHECK(gossip(cluster, kith::parse_topology("ring"), message, rounds).round_us() == Approx(20 + 2 * model_us + 19));
 }
 
+TEST_CASE("under BBR a message takes half a round trip to be sent, unless it fits into the first window") {
+  // 1 Gbit/s and 20 ms. 1 MiB would take 9.2 ms to be sent; the slow-network lab has measured 41.4 to 41.7 ms for the
+  // round and 41.2 to 42.5 ms between its quartiles, and 39.6 to 42.1 ms with a ring, whose two messages take 18.3 ms.
+  Cluster cluster{.ranks = 8, .inter = {20e3, 125}, .wire_bytes_per_byte = tcp_wire_bytes_per_byte};
+  const auto ms = [&](const char* topology, double bytes) {
+    return gossip(cluster, kith::parse_topology(topology), {.bytes = bytes}, rounds).round_us() / 1e3;
+  };
+  CHECK(ms("one-peer-exponential", 1 << 20) == Approx(29.2).epsilon(0.005));
+  cluster.sending_round_trips = bbr_round_trips;
+  CHECK(ms("one-peer-exponential", 1 << 20) == Approx(41.5).epsilon(0.01));
+  CHECK(ms("ring", 1 << 20) == Approx(41).epsilon(0.03));
+  CHECK(ms("one-peer-exponential", 4096) == Approx(20).epsilon(0.005));
+  CHECK(ms("one-peer-exponential", 25e6) == Approx(238.5).epsilon(0.005));  // more than a round trip: as without
+}
+
 TEST_CASE("ranks of a machine share its card") {
   // 2 machines of 2: at distance 1 one rank of each machine talks to the other machine, at distance 2 both do.
   const Communication two =
