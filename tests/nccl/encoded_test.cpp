@@ -338,14 +338,14 @@ TEST_CASE("nccl encoded: a rank that does not come is named, and the parameters 
 TEST_CASE("nccl encoded: any call of CUDA and NCCL in a round may fail: the parameters hold what they held") {
   if (!gpu_ranks::emulated()) return gpu_ranks::skip("needs the emulator");
   gpu_ranks::expect_deadlocks();
-  for (const auto& [function, code] : std::vector<std::pair<std::string, int>>{
-           {"cudaEventRecord", cudaErrorInvalidResourceHandle},
-           {"cudaStreamWaitEvent", cudaErrorInvalidValue},
-           {"cudaLaunchKernel", cudaErrorLaunchFailure},
-           {"ncclGroupStart", ncclInternalError},
-           {"ncclSend", ncclInvalidArgument},
-           {"ncclRecv", ncclSystemError},
-           {"ncclGroupEnd", ncclUnhandledCudaError}}) {
+  for (const auto& [function, code] :
+       std::vector<std::pair<std::string, int>>{{"cudaEventRecord", cudaErrorInvalidResourceHandle},
+                                                {"cudaStreamWaitEvent", cudaErrorInvalidValue},
+                                                {"cudaLaunchKernel", cudaErrorLaunchFailure},
+                                                {"ncclGroupStart", ncclInternalError},
+                                                {"ncclSend", ncclInvalidArgument},
+                                                {"ncclRecv", ncclSystemError},
+                                                {"ncclGroupEnd", ncclUnhandledCudaError}}) {
     std::barrier together{2};
     gpu_ranks::run(2, [&](Communicator& communicator) {
       const Stream stream;

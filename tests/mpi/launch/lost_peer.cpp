@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // usage: lost_peer FOLDER stop|kill own|allocated|messages|hidden
 // One rank is stopped or killed in the middle of a round. The others must say so in time, and hold what they held
-// before the call, or what the host has made of it in a hidden round. What each rank finds goes into a file of its own in FOLDER: who starts this (lost_peer.py) reads
-// them.
+// before the call, or what the host has made of it in a hidden round. What each rank finds goes into a file of its own
+// in FOLDER: who starts this (lost_peer.py) reads them.
 #include <chrono>
 #include <csignal>
 #include <cstdlib>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A part of the same program that nvcc compiles and that brings the kernels, as the target kith::nccl does.
-#include <kith/nccl.hpp>
+#include <kith/cuda/kernels.cuh>
 
 namespace {
 __global__ void step(float* weight) { *weight -= 1.0F; }
