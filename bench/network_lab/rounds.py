@@ -36,9 +36,9 @@ class Setting(Network):
         return max(total, model_bytes * 8e-3 / min(self.rates_mbit)) + self.delay_ms
 
     def rounds(self, size):
-        """3, 6 or 9, as they fit: among 8 nodes one-peer rounds have 3 patterns."""
+        """3, 6, ... 30, as they fit: among 8 nodes one-peer rounds have 3 patterns."""
         predicted_s = self.all_reduce_bound_ms(size) / 1e3
-        return 3 * max(1, min(3, round(self.seconds / predicted_s / 3)))
+        return 3 * max(1, min(10, round(self.seconds / predicted_s / 3)))
 
     def warmup(self, size):
         """Every pattern once before it is timed, because MPI connects two ranks when they first meet; but not where a
