@@ -46,9 +46,9 @@ double full_bytes(std::size_t count, DType dtype) { return static_cast<double>(c
 
 constexpr Exchange exchanges[] = {
     {"full-precision", 0, 0, full_bytes},
-    {"choco:cast-bf16", 1500, 1, wire_bytes<kith::Cast<kith::bfloat16>>},
-    {"choco:int8-block", 1700, 1, wire_bytes<kith::Int8Block>},
-    {"choco:int4-block", 1800, 2, wire_bytes<kith::Int4Block>},
+    {"choco:cast-bf16", 4300, 1, wire_bytes<kith::Cast<kith::bfloat16>>},
+    {"choco:int8-block", 3700, 1, wire_bytes<kith::Int8Block>},
+    {"choco:int4-block", 2300, 2, wire_bytes<kith::Int4Block>},
 };
 
 Message message_of(const Question& question, const Exchange& exchange) {
