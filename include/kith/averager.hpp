@@ -143,21 +143,24 @@ public:
   /// Between the two the parameters change as they like, and stay in place until then; every other call to this
   /// averager throws UsageError and leaves the round alone. Whatever else is to use the communicator, another
   /// averager's round or the destructor, waits until the round is over, so that all ranks do the same in the same
-  /// order; another averager's begin() does not wait.
+  /// order; another averager's begin() does not wait, unless it is its first and collective.
   ///
   /// Between threads the round goes on in a thread of Kith's, one for each communicator; over MPI too, if MPI was
   /// initialized with MPI_THREAD_MULTIPLE, and otherwise in this call. It uses the processor for what it computes, and
   /// memory: where no core is free only the waiting is hidden. It is worth it where a round mostly waits, for a network
   /// or for peers that are late; see docs/integrating.md.
-  /// @throws UsageError if a round is in flight, which goes on. The first call also PeerError where peers read the
-  ///         parameters in place (kith::mpi::Communicator::allocate): it is collective there.
-  /// @par Cost One copy of the model, here. The first call allocates two models, and where parameters are read in
-  ///         place what FullPrecision needs for those that are not. Later ones allocate nothing.
+  /// @throws UsageError if a round is in flight, which goes on. NonFiniteError where the exchange encodes and
+  ///         check_finite is not set: no round has begun, as with average(). The first call also PeerError where peers
+  ///         read the parameters in place (kith::mpi::Communicator::allocate): it is collective there.
+  /// @par Cost One copy of the model, here, and one look through it where the exchange encodes. The first call
+  ///           allocates two models, and where parameters are read in place what FullPrecision needs for those that are
+  ///           not. Later ones allocate nothing.
   void begin() requires(!StreamOrdered<C>) {
     make_hidden();
     const detail::DueCall now = detail::next_call(schedule_, options_);
     if (now.is_due) {
       if (!now.globally) plan(schedule_.round);
+      if (!now.globally) require_encodable();
       hidden_->start(buffers_, [this] { return perform_hidden(); });
     }
     flight_ = now;
@@ -179,8 +182,9 @@ public:
     const detail::RoundOutcome outcome = hidden_->land();
     metrics_.seconds_waiting += outcome.waited.count();
     if (outcome.found) {
+      const Call here = hidden_call(now);
       count_call(now);
-      throw_non_finite(*outcome.found, hidden_call(now));
+      throw_non_finite(*outcome.found, here);
     }
     if (max_degree_ > 0 || now.globally) hidden_->model().add_to(buffers_);
     count_hidden(now);
@@ -386,11 +390,11 @@ private:
   using Rounds::call, Rounds::plan, Rounds::perform_due, Rounds::enqueue_round, Rounds::count_round,
       Rounds::global_round, Rounds::throw_refusal, Rounds::throw_non_finite, Rounds::require_not_capturing,
       Rounds::require_targets, Rounds::broadcast_from, Rounds::set_replicas, Rounds::identity, Rounds::require_readable,
-      Rounds::require_landed, Rounds::take_flight, Rounds::make_hidden, Rounds::perform_hidden, Rounds::enqueue_hidden,
-      Rounds::hidden_call, Rounds::count_hidden, Rounds::count_call, Rounds::has_replicas, Rounds::has_device_replicas,
-      Rounds::communicator_, Rounds::options_, Rounds::buffers_, Rounds::max_degree_, Rounds::session_, Rounds::global_,
-      Rounds::schedule_, Rounds::captured_, Rounds::calls_of_global_, Rounds::metrics_, Rounds::hidden_,
-      Rounds::flight_;
+      Rounds::require_landed, Rounds::require_encodable, Rounds::take_flight, Rounds::make_hidden,
+      Rounds::perform_hidden, Rounds::enqueue_hidden, Rounds::hidden_call, Rounds::count_hidden, Rounds::count_call,
+      Rounds::has_replicas, Rounds::has_device_replicas, Rounds::communicator_, Rounds::options_, Rounds::buffers_,
+      Rounds::max_degree_, Rounds::session_, Rounds::global_, Rounds::schedule_, Rounds::captured_,
+      Rounds::calls_of_global_, Rounds::metrics_, Rounds::hidden_, Rounds::flight_;
 };
 
 template <Communicator C, Topology T>

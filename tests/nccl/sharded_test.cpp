@@ -69,7 +69,11 @@ TEST_CASE("nccl sharded: the bits of the thread engine, on machines of any sizes
           kith::DecentralizedAverager averager{communicator, topology, model.views(), kith::Sharded{}, options};
           for (int t = 0; t < 4; ++t) averager.average(stream);
           expect(model.get(stream) == expected[r].model, "rounds between devices give the bits of the thread engine");
-          expect(averager.metrics().rounds == 4 && averager.metrics().bytes_sent > 0, "and are counted");
+          const kith::Metrics& found = averager.metrics();
+          const kith::Metrics& wanted = expected[r].metrics;
+          expect(found.rounds == 4 && found.messages_sent == wanted.messages_sent &&
+                     found.bytes_sent == wanted.bytes_sent && found.bytes_received == wanted.bytes_received,
+                 "and are counted as it counts them");
           averager.synchronize();
         });
       }

@@ -143,6 +143,14 @@ protected:
                        "this averager in between");
   }
 
+  // A round that encodes refuses to begin with a value that is not finite. Beside the host that would come too late:
+  // what this rank does next on the communicator would meet the others, who wait in that round.
+  void require_encodable() const {
+    if (!encodes || max_degree_ == 0 || options_.check_finite.value_or(false)) return;
+    if (const auto found = find_non_finite(communicator_.rank(), buffers_))
+      detail::throw_non_finite(*found, gossip_call(schedule_.round), communicator_.rank(), communicator_.size());
+  }
+
   // What begin() has begun.
   [[nodiscard]] DueCall take_flight() {
     if (!flight_) throw UsageError("finish: no hidden round is in flight: begin() comes first");

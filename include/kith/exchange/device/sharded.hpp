@@ -34,6 +34,7 @@ class DeviceSharded {
 public:
   DeviceSharded(C& communicator, const Sharded&, const Layout&, const SessionOptions& options)
       : staging_(std::make_unique<DeviceStaging<C>>(communicator, require(options.buffers), 1, pack_all)),
+        counted_(communicator.rank(), communicator.size(), options),
         plan_(communicator.rank(), communicator.size(), of_bucket(options), DeviceLayout::alignment),
         areas_(std::make_unique<Areas>(communicator, *staging_, areas_bytes())) {
     if (std::max(ranks(), plan_.most_machines + 1) > cuda::max_sources)
@@ -45,10 +46,10 @@ public:
 
   [[nodiscard]] std::size_t staging_bytes() const noexcept { return staging_->bytes() + areas_->memory.bytes(); }
   [[nodiscard]] DeviceStaging<C>& staging() noexcept { return *staging_; }
-  /// Of a round with this plan.
+  /// Of a round with this plan, as the engines of the host count it: without the gaps between packed buffers.
   [[nodiscard]] const RoundTraffic& traffic(const Neighborhood& plan) {
-    plan_.prepare(plan);
-    return plan_.traffic;
+    counted_.prepare(plan);
+    return counted_.traffic;
   }
 
   /// Brings those together that meet in `plan` for the first time: both ends wait, on the host. Of the edges of the
@@ -262,6 +263,7 @@ private:
 
   std::unique_ptr<DeviceStaging<C>> staging_;  // on the heap: DeviceGlobalMean refers to it when the averager moves
   std::vector<BufferView> stretches_;
+  ShardPlan counted_;  // of the caller's buffers
   ShardPlan plan_;
   std::unique_ptr<Areas> areas_;
   std::vector<Rank> sources_;
