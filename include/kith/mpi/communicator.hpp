@@ -33,6 +33,9 @@ struct CommunicatorOptions {
   /// From how many bytes on a model in memory from Communicator::allocate is read where it is. To wait until all have
   /// read a piece before it is written costs more than to copy it, as long as the copy stays in the cache.
   std::size_t in_place_from_bytes = std::size_t{1} << 23;
+  /// How long the ranks wait for each other where no averager is concerned: when the communicator is constructed, in
+  /// allocate(), and at its end. (An averager's calls have AveragerOptions::deadline.)
+  Seconds deadline = Call{}.deadline;
 };
 
 /// @brief A rank of an MPI program: a model of kith::Communicator for host buffers, across processes and machines.
@@ -56,13 +59,14 @@ public:
   /// @throws UsageError if MPI is not running, this thread may not call it, or `comm` is no group of ranks.
   /// @throws BackendError for what MPI reports.
   explicit Communicator(MPI_Comm comm, CommunicatorOptions options = {})
-      : engine_(comm, options.shared_memory, options.in_place_from_bytes) {}
+      : engine_(comm, options.shared_memory, options.in_place_from_bytes, options.deadline) {}
 
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
   /// Collective, before MPI_Finalize; averagers and memory that came from here have ended. After a failure, or in an
-  /// exception, it waits for nobody.
+  /// exception, it waits for nobody. Where not all ranks come within CommunicatorOptions::deadline, those that have
+  /// come leave, calls of the others throw PeerError, and what MPI had given stays until the program ends.
   ~Communicator() { engine_.leave(std::uncaught_exceptions() > uncaught_); }
 
   [[nodiscard]] Rank rank() const noexcept { return rank_; }

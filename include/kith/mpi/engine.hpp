@@ -23,11 +23,12 @@ namespace kith::mpi::detail {
 /// What a communicator and everything made from it have in common.
 class Engine {
 public:
-  Engine(MPI_Comm parent, bool shared_memory, std::size_t in_place_from_bytes)
+  Engine(MPI_Comm parent, bool shared_memory, std::size_t in_place_from_bytes, Seconds deadline)
       : in_place_from_bytes_(in_place_from_bytes),
+        deadline_(deadline),
         peers_(parent),
         mail_(peers_),
-        arena_(peers_, shared_memory, gather("start of the communicator")) {
+        arena_(peers_, shared_memory, gather("start of the communicator", deadline)) {
     peers_.set_crowded(Peers::crowded(arena_.ranks_here()));
   }
 
@@ -71,10 +72,11 @@ public:
   }
 
   /// Collective: see Arena::take.
-  [[nodiscard]] Arena::Lease take(std::size_t bytes, Seconds deadline = Call{}.deadline) {
+  [[nodiscard]] Arena::Lease take(std::size_t bytes, Seconds deadline) {
     settle();
     return arena_.take(bytes, gather("allocation of shared memory", deadline));
   }
+  [[nodiscard]] Arena::Lease take(std::size_t bytes) { return take(bytes, deadline_); }
 
   /// Collective: whether it holds on every rank.
   [[nodiscard]] bool all(bool own, Seconds deadline) {
@@ -87,11 +89,11 @@ public:
   /// To be called once, at the end: gives MPI back what can be given back.
   void leave(bool unwinding) noexcept {
     settle();
-    if (peers_.leave(unwinding)) arena_.free();
+    if (peers_.leave(unwinding, deadline_)) arena_.free();
   }
 
 private:
-  [[nodiscard]] Arena::AllGather gather(std::string_view what, Seconds deadline = Call{}.deadline) {
+  [[nodiscard]] Arena::AllGather gather(std::string_view what, Seconds deadline) {
     return [this, what, deadline](std::span<const std::byte> mine, std::span<std::byte> all) {
       Call call;
       call.what = what;
@@ -102,6 +104,7 @@ private:
   }
 
   std::size_t in_place_from_bytes_;
+  Seconds deadline_;
   Peers peers_;
   Mail mail_;
   std::vector<Outgoing> outgoing_;

@@ -108,7 +108,7 @@ public:
     if (failure_) throw_failure(meeting.call);
     const Clock::time_point start = Clock::now();
     Clock::time_point next_look = start + look_interval;
-    for (int polls = 1; !ready(); ++polls) {
+    for (int polls = 1; !ready(); polls = std::min(polls + 1, spins)) {
       rest(polls);
       if (!crowded_ && polls < spins && polls % 64 != 0) continue;
       const Clock::time_point now = Clock::now();
@@ -151,26 +151,24 @@ public:
     detail::require_success(code, what);
   }
 
-  /// To be called once, before the destructor: meets all others for the last time, within the deadline. False where one
-  /// does not come, or where this rank leaves for an exception; the others are told so.
-  bool leave(bool unwinding) noexcept {
+  /// To be called once, before the destructor: meets all others for the last time. False where not all come within the
+  /// time, or where this rank leaves for an exception; the others are told so.
+  bool leave(bool unwinding, Seconds patience) noexcept {
     int finalized = 0;
     MPI_Finalized(&finalized);
     if (finalized != 0 || failure_) return false;
     try {
-      if (unwinding) {
+      // Twice: a rank that comes when others have given up would find the first barrier complete. Nobody comes to the
+      // second one who has not seen the first, so where it completes nobody has given up.
+      together_ = !unwinding && meets_all(patience) && meets_all(patience);
+      if (!together_) {
+        const std::string why = unwinding ? "it was unwound by an exception"
+                                          : "not all ranks have come to the end of their communicator within " +
+                                                kith::detail::to_text(patience);
         tell({rank_, rank_, PeerError::Reason::lost, true},
-             "rank " + std::to_string(rank_) + " has left the group: it was unwound by an exception");
+             "rank " + std::to_string(rank_) + " has left the group: " + why);
         flush(Clock::now() + settling);
-        return false;
       }
-      Call call;
-      call.what = "end of the communicator";
-      Meeting meeting{call};
-      MPI_Request request = MPI_REQUEST_NULL;
-      require_success(MPI_Ibarrier(comm_, &request), "MPI_Ibarrier");
-      wait(meeting, nobody, [&] { return done(request); });
-      together_ = true;
     } catch (...) {  // a destructor calls this, and there is nobody left to tell
     }
     return together_;
@@ -303,8 +301,24 @@ private:
     }
   }
 
-  [[noreturn]] void expire(const Meeting& meeting, Rank awaited) {
-    const Rank missing = awaited == nobody ? (rank_ == 0 ? size_ - 1 : 0) : awaited;
+  // Whether all ranks come here within the time.
+  bool meets_all(Seconds patience) {
+    Call call;
+    call.what = "end of the communicator";
+    call.deadline = patience;
+    Meeting meeting{call};
+    const Clock::time_point until = std::exchange(meeting.deadline, Clock::time_point::max());
+    MPI_Request request = MPI_REQUEST_NULL;
+    require_success(MPI_Ibarrier(comm_, &request), "MPI_Ibarrier");
+    bool complete = false;
+    wait(meeting, nobody, [&] {
+      complete = done(request);
+      return complete || Clock::now() >= until;
+    });
+    return complete;
+  }
+
+  [[noreturn]] void expire(const Meeting& meeting, Rank missing) {
     const std::string text = "waited " + kith::detail::to_text(meeting.call.deadline) + " for rank " +
                              std::to_string(missing) +
                              ", which has not come. It may hang, be slower than the deadline allows (see "
