@@ -56,22 +56,19 @@ TEST_CASE("mpi communicator: conforms, with shared memory and without") {
 TEST_CASE("mpi communicator: a rank that does not come is named by the deadline, first or last") {
   if (world_size() < 2) return;
   const Rank absent = world_size() % 2 == 0 ? 0 : world_size() - 1;  // the test waits for it four times as long
-  spoiled([&](Communicator& communicator) { kith::testing::check_deadline(communicator, absent, Seconds{0.2}); });
+  spoiled([&](Communicator& communicator) { kith::testing::check_deadline(communicator, absent, Seconds{0.3}); });
 }
 
 TEST_CASE("mpi communicator: a rank that ends when the others have given up does not wait for them") {
   if (world_size() < 2) return;
-  for (const bool shared : {true, false}) {
-    std::optional<Communicator> communicator{
-        std::in_place, MPI_COMM_WORLD,
-        kith::mpi::CommunicatorOptions{.shared_memory = shared, .deadline = Seconds{0.2}}};
-    { const auto memory = communicator->allocate<float>(1000); }  // which would be given back to MPI, by all together
-    if (communicator->rank() == world_size() - 1) std::this_thread::sleep_for(Seconds{0.6});
-    const auto start = std::chrono::steady_clock::now();
-    communicator.reset();
-    CHECK(std::chrono::steady_clock::now() - start < Seconds{5});
-    MPI_Barrier(MPI_COMM_WORLD);
-  }
+  std::optional<Communicator> communicator{std::in_place, MPI_COMM_WORLD,
+                                           kith::mpi::CommunicatorOptions{.deadline = Seconds{0.5}}};
+  { const auto memory = communicator->allocate<float>(1000); }  // which would be given back to MPI, by all together
+  if (communicator->rank() == world_size() - 1) std::this_thread::sleep_for(Seconds{1.2});
+  const auto start = std::chrono::steady_clock::now();
+  communicator.reset();
+  CHECK(std::chrono::steady_clock::now() - start < Seconds{10});
+  MPI_Barrier(MPI_COMM_WORLD);
 }
 
 TEST_CASE("mpi communicator: ranks that make different calls all hear of it") {

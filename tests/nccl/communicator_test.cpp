@@ -44,7 +44,7 @@ TEST_CASE("nccl communicator: among many ranks all_gather is NCCL's own") {
 TEST_CASE("nccl communicator: a rank that does not come is named by the deadline, and nothing works after that") {
   for (const Rank size : {2, 3, 4})
     gpu_ranks::run(size, [](Communicator& communicator) {
-      kith::testing::check_deadline(communicator, communicator.size() - 1, Seconds{0.2});
+      kith::testing::check_deadline(communicator, communicator.size() - 1, Seconds{0.3});
       expect(communicator.failed(), "failed() says so");
     });
 }
