@@ -55,7 +55,8 @@ def print_result(result):
 
 
 def check(results):
-    """Nothing is hidden from the clock: together it takes at least as long as the host alone, but for its timer."""
+    """Nothing is hidden from the clock: together it takes at least as long as the host alone, but for its timer. The few
+    rounds of a smoke run say nothing of time."""
     for result in results:
-        if result["together_us_p50"] < 0.9 * result["compute_us_p50"]:
+        if result["iterations"] >= 10 and result["together_us_p50"] < 0.9 * result["compute_us_p50"]:
             raise SystemExit(f"lab.py: a round that makes the host faster: {result}")

@@ -159,8 +159,10 @@ public:
     make_hidden();
     const detail::DueCall now = detail::next_call(schedule_, options_);
     if (now.is_due) {
-      if (!now.globally) plan(schedule_.round);
-      if (!now.globally) require_encodable();
+      if (!now.globally) {
+        plan(schedule_.round);
+        require_encodable();
+      }
       hidden_->start(buffers_, [this] { return perform_hidden(); });
     }
     flight_ = now;
