@@ -109,7 +109,7 @@ TEST_CASE("topology: a group of one plans nothing, whatever the topology would s
   CHECK(plan.targets().empty());
 }
 
-TEST_CASE("topology: sizes are refused in the topology's own words; one rank is always enough") {
+TEST_CASE("topology: sizes are refused in the topology's own words, one rank is always enough") {
   CHECK_NOTHROW(kith::require_size(EvenOnly{}, 4));
   CHECK_NOTHROW(kith::require_size(EvenOnly{}, 1));
   CHECK_NOTHROW(kith::require_size(Descending{}, 5));

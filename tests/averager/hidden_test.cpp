@@ -314,7 +314,7 @@ TEST_CASE("hidden: what fails comes out of finish, and leaves the parameters as 
   CHECK(wrong == 0);
 }
 
-TEST_CASE("hidden: where a value cannot be encoded, the round has not begun; mended, it is begun again") {
+TEST_CASE("hidden: where a value cannot be encoded, the round has not begun, mended, it is begun again") {
   std::atomic<int> wrong{0};
   kith::testing::run_both_ways(2, [&](auto& communicator) {
     std::vector<float> values(3000, static_cast<float>(communicator.rank()));

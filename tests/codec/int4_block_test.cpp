@@ -65,7 +65,7 @@ TEST_CASE("int4-block: the wire has each block's largest magnitude and half a by
   }
 }
 
-TEST_CASE("int4-block: a contraction by block / 14^2 at most; by about 0.01 for normally distributed values") {
+TEST_CASE("int4-block: a contraction by block / 14^2 at most, by about 0.01 for normally distributed values") {
   checks::Values worst{DType::f64, std::vector<double>(64, 0.5)};
   worst.set(40, -7);
   const Int4Block codec;

@@ -48,7 +48,7 @@ TEST_CASE("sign-mean: the wire has the mean and a bit per element") {
         std::vector<double>{-8.0 / 3, 8.0 / 3, -8.0 / 3});
 }
 
-TEST_CASE("sign-mean: the error is ||x||^2 - ||x||_1^2 / count; 1 - 2 / pi of it for normally distributed values") {
+TEST_CASE("sign-mean: the error is ||x||^2 - ||x||_1^2 / count, 1 - 2 / pi of it for normally distributed values") {
   const auto square = [](checks::Values& x) {
     return checks::relative_square(x,
                                    checks::decoded(SignMean{}, checks::encoded(SignMean{}, x), x.dtype(), x.count()));

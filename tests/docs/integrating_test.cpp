@@ -111,7 +111,7 @@ std::vector<float> train(const T& topology, const Optima& optima, const Adam& ad
 
 }  // namespace
 
-TEST_CASE("integrating: local Adam moments move the optimum of heterogeneous data; averaged second moments do not") {
+TEST_CASE("integrating: local Adam moments move the optimum of heterogeneous data, averaged second moments do not") {
   const std::uint64_t seed = 5;
   CAPTURE(seed);
   const Optima optima = skewed_optima(seed);

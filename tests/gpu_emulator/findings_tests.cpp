@@ -135,7 +135,7 @@ TEST_CASE("gpu emulator: RACE, what a later access hides only in part is still k
   good(cudaDeviceSynchronize());
 }
 
-TEST_CASE("gpu emulator: RACE, a read does not hide the write before it; a wait by the host orders everything") {
+TEST_CASE("gpu emulator: RACE, a read does not hide the write before it, a wait by the host orders everything") {
   emulator::reset();
   const Floats x(std::vector<float>(10, 1));
   const Floats y(std::vector<float>(10, 1));

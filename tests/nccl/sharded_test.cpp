@@ -83,12 +83,14 @@ TEST_CASE("nccl sharded: rounds can be captured in graphs, one for each of a per
   const std::vector<Rank> map = {0, 0, 1, 1, 2, 2, 3, 3};
   const Topology topology = topology_of(map, "one-peer-exponential");
   const auto initial = reference::random_models(8, {{DType::f32, 1003, 1}, {DType::f64, 77}}, 3);
-  const std::vector<End> expected = on_threads(initial, topology, {}, 7);
+  kith::AveragerOptions options;
+  options.mixing = 0.7;  // with 1 all rounds from the second one on would do the same: nothing
+  const std::vector<End> expected = on_threads(initial, topology, options, 7);
   gpu_ranks::run(8, [&](Communicator& communicator) {
     const auto r = static_cast<std::size_t>(communicator.rank());
     const Stream stream;
     DeviceModel model{initial[r], stream};
-    kith::DecentralizedAverager averager{communicator, topology, model.views(), kith::Sharded{}};
+    kith::DecentralizedAverager averager{communicator, topology, model.views(), kith::Sharded{}, options};
     averager.average(stream);  // round 0; the graphs begin with round 1
     stream.synchronize();
     std::vector<cudaGraphExec_t> graphs;
